@@ -1,0 +1,146 @@
+//! Matrix products: `C = A B`, `C = C + A B`, with packed weights and a bias in the store.
+
+/// A matrix that is read: any strides, in elements.
+#[derive(Clone, Copy)]
+pub struct MatRef<'a> {
+    /// The elements; element `(r, c)` is `data[r * row_stride + c * col_stride]`.
+    pub data: &'a [f32],
+    /// Number of rows.
+    pub rows: usize,
+    /// Number of columns.
+    pub cols: usize,
+    /// Elements from one row to the next.
+    pub row_stride: usize,
+    /// Elements from one column to the next.
+    pub col_stride: usize,
+}
+
+impl<'a> MatRef<'a> {
+    /// Views a contiguous row-major `[rows, cols]` slice.
+    pub fn new(data: &'a [f32], rows: usize, cols: usize) -> Self {
+        Self::strided(data, rows, cols, cols, 1)
+    }
+
+    /// Views a slice with strides.
+    ///
+    /// # Panics
+    /// If the last element lies outside of `data`.
+    pub fn strided(
+        data: &'a [f32],
+        rows: usize,
+        cols: usize,
+        row_stride: usize,
+        col_stride: usize,
+    ) -> Self {
+        if rows > 0 && cols > 0 {
+            assert!((rows - 1) * row_stride + (cols - 1) * col_stride < data.len());
+        }
+        MatRef { data, rows, cols, row_stride, col_stride }
+    }
+
+    /// The transpose, without moving anything.
+    pub fn t(self) -> Self {
+        MatRef {
+            data: self.data,
+            rows: self.cols,
+            cols: self.rows,
+            row_stride: self.col_stride,
+            col_stride: self.row_stride,
+        }
+    }
+}
+
+/// A matrix that is written: rows are contiguous.
+pub struct MatMut<'a> {
+    /// The elements; element `(r, c)` is `data[r * row_stride + c]`.
+    pub data: &'a mut [f32],
+    /// Number of rows.
+    pub rows: usize,
+    /// Number of columns.
+    pub cols: usize,
+    /// Elements from one row to the next.
+    pub row_stride: usize,
+}
+
+impl<'a> MatMut<'a> {
+    /// Views a contiguous row-major `[rows, cols]` slice.
+    pub fn new(data: &'a mut [f32], rows: usize, cols: usize) -> Self {
+        Self::strided(data, rows, cols, cols)
+    }
+
+    /// Views a slice whose rows lie `row_stride` apart.
+    ///
+    /// # Panics
+    /// If rows overlap or the last element lies outside of `data`.
+    pub fn strided(data: &'a mut [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
+        assert!(row_stride >= cols || rows <= 1);
+        if rows > 0 && cols > 0 {
+            assert!((rows - 1) * row_stride + cols <= data.len());
+        }
+        MatMut { data, rows, cols, row_stride }
+    }
+}
+
+/// A weight matrix `B` laid out in the order in which the kernel reads it.
+///
+/// Pack a weight once, use it for every step of a sequence and every token of a generation.
+#[derive(Clone, Default)]
+pub struct PackedB {
+    k: usize,
+    n: usize,
+    data: Vec<f32>,
+}
+
+impl PackedB {
+    /// Packs `b` `[k, n]`.
+    pub fn new(b: MatRef) -> PackedB {
+        let mut packed = PackedB::default();
+        packed.pack(b);
+        packed
+    }
+
+    /// Packs another matrix into the same memory: allocates nothing when it fits.
+    pub fn pack(&mut self, b: MatRef) {
+        (self.k, self.n) = (b.rows, b.cols);
+        self.data.clear();
+        for r in 0..b.rows {
+            for c in 0..b.cols {
+                self.data.push(b.data[r * b.row_stride + c * b.col_stride]);
+            }
+        }
+    }
+
+    /// Rows of the packed matrix.
+    pub fn k(&self) -> usize {
+        self.k
+    }
+
+    /// Columns of the packed matrix.
+    pub fn n(&self) -> usize {
+        self.n
+    }
+}
+
+/// Computes `C = A B`, or `C = C + A B` if `accumulate`.
+///
+/// # Shapes
+/// `a` `[m, k]`, `b` `[k, n]`, `c` `[m, n]`. `k = 0` gives zeros (or leaves `c` when accumulating).
+pub fn gemm_forward(a: MatRef, b: MatRef, c: &mut MatMut, accumulate: bool) {
+    assert_eq!((a.rows, b.cols, a.cols), (c.rows, c.cols, b.rows));
+    crate::reference::gemm(a, b, None, c, accumulate);
+}
+
+/// Computes `C = A B + bias` with a packed `B`, or `C = C + A B + bias` if `accumulate`.
+///
+/// # Shapes
+/// `a` `[m, k]`, `b` `[k, n]`, `bias` `[n]`, `c` `[m, n]`.
+pub fn gemm_packed_forward(
+    a: MatRef,
+    b: &PackedB,
+    bias: Option<&[f32]>,
+    c: &mut MatMut,
+    accumulate: bool,
+) {
+    assert_eq!((a.rows, b.n, a.cols), (c.rows, c.cols, b.k));
+    crate::reference::gemm(a, MatRef::new(&b.data, b.k, b.n), bias, c, accumulate);
+}

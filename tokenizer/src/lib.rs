@@ -1,0 +1,16 @@
+//! Music and numbers: MIDI <-> score <-> tokens.
+//!
+//! A [`Score`] is what a piece is, in ticks; an [`Encoding`] turns it into tokens of a named
+//! vocabulary and back. This crate knows no tensor.
+#![forbid(unsafe_code)]
+
+mod encoding;
+mod error;
+mod score;
+
+pub use encoding::{Encoded, Encoding};
+pub use error::Error;
+pub use score::{Key, Marker, Meter, Note, Pedal, Score, Tempo, Track};
+
+/// A result of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
