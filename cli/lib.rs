@@ -1,2 +1,15 @@
-//! The parts of the program that a person sees.
+//! The parts of the program that a person sees: commands, progress, pictures, sound, data.
+//!
+//! Each subcommand is one file of [`command`]; [`args`] lists them. What they share: [`error`]
+//! (exit codes), [`console`] (who reads stdout: a person or a program), [`output`] (files that are
+//! there whole or not at all) and [`interrupt`] (Ctrl-C).
 #![forbid(unsafe_code)]
+
+pub mod args;
+pub mod command;
+pub mod console;
+pub mod error;
+pub mod interrupt;
+pub mod output;
+
+pub use error::{Error, Result};
