@@ -8,6 +8,7 @@
 pub mod args;
 pub mod command;
 pub mod console;
+pub mod corpora;
 pub mod error;
 pub mod interrupt;
 pub mod output;
