@@ -7,6 +7,7 @@
 mod encoding;
 mod error;
 mod score;
+pub mod statistics;
 
 pub use encoding::{Encoded, Encoding};
 pub use error::Error;
