@@ -1,4 +1,36 @@
 //! Matrix products: `C = A B`, `C = C + A B`, with packed weights and a bias in the store.
+//!
+//! An element of `C` has the same bits (on one tier) whatever `m` and `n` are, however `A` and `B`
+//! are stored, packed or not, and for any number of threads: `gemm/tile.rs` says why. A sequence may
+//! therefore be cut by batch rows without changing a bit.
+//!
+//! # Source
+//! Loops and packing after Goto & van de Geijn 2008, "Anatomy of high-performance matrix multiplication".
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod drive;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod pack;
+mod scalar;
+mod tile;
+
+use drive::{Right, Shared};
+
+/// Columns of a sliver: one 512-bit vector, two of AVX2, four of NEON.
+const LANE: usize = 16;
+
+/// A cache line of floats: what packed matrices are made of, so that they are aligned.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([f32; LANE]);
+
+impl Line {
+    const ZERO: Line = Line([0.0; LANE]);
+}
 
 /// A matrix that is read: any strides, in elements.
 #[derive(Clone, Copy)]
@@ -83,12 +115,13 @@ impl<'a> MatMut<'a> {
 
 /// A weight matrix `B` laid out in the order in which the kernel reads it.
 ///
-/// Pack a weight once, use it for every step of a sequence and every token of a generation.
+/// Pack a weight once, use it for every step of a sequence and every token of a generation. The
+/// layout is the same on every tier: slivers of 16 columns, each `[k, 16]`, zeros beyond column `n`.
 #[derive(Clone, Default)]
 pub struct PackedB {
     k: usize,
     n: usize,
-    data: Vec<f32>,
+    lines: Vec<Line>,
 }
 
 impl PackedB {
@@ -102,12 +135,9 @@ impl PackedB {
     /// Packs another matrix into the same memory: allocates nothing when it fits.
     pub fn pack(&mut self, b: MatRef) {
         (self.k, self.n) = (b.rows, b.cols);
-        self.data.clear();
-        for r in 0..b.rows {
-            for c in 0..b.cols {
-                self.data.push(b.data[r * b.row_stride + c * b.col_stride]);
-            }
-        }
+        self.lines.resize(tile::slivers(b.cols) * b.rows, Line::ZERO);
+        let data = Shared(self.lines.as_mut_ptr().cast());
+        drive::pack_whole(b, data);
     }
 
     /// Rows of the packed matrix.
@@ -119,21 +149,35 @@ impl PackedB {
     pub fn n(&self) -> usize {
         self.n
     }
+
+    /// The slivers, one after the other.
+    fn slivers(&self) -> &[f32] {
+        // SAFETY: a `Line` is 16 floats and nothing else.
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.lines.len() * LANE) }
+    }
 }
 
 /// Computes `C = A B`, or `C = C + A B` if `accumulate`.
 ///
 /// # Shapes
 /// `a` `[m, k]`, `b` `[k, n]`, `c` `[m, n]`. `k = 0` gives zeros (or leaves `c` when accumulating).
+///
+/// # Panics
+/// If the sizes disagree.
 pub fn gemm_forward(a: MatRef, b: MatRef, c: &mut MatMut, accumulate: bool) {
     assert_eq!((a.rows, b.cols, a.cols), (c.rows, c.cols, b.rows));
-    crate::reference::gemm(a, b, None, c, accumulate);
+    drive::product(a, Right::Plain(b), None, c, accumulate);
 }
 
 /// Computes `C = A B + bias` with a packed `B`, or `C = C + A B + bias` if `accumulate`.
 ///
+/// The bias is added last, to the finished sum.
+///
 /// # Shapes
 /// `a` `[m, k]`, `b` `[k, n]`, `bias` `[n]`, `c` `[m, n]`.
+///
+/// # Panics
+/// If the sizes disagree.
 pub fn gemm_packed_forward(
     a: MatRef,
     b: &PackedB,
@@ -142,5 +186,6 @@ pub fn gemm_packed_forward(
     accumulate: bool,
 ) {
     assert_eq!((a.rows, b.n, a.cols), (c.rows, c.cols, b.k));
-    crate::reference::gemm(a, MatRef::new(&b.data, b.k, b.n), bias, c, accumulate);
+    assert!(bias.is_none_or(|bias| bias.len() == b.n));
+    drive::product(a, Right::Packed(b.slivers()), bias, c, accumulate);
 }

@@ -12,16 +12,7 @@ pub fn parallel_for(len: usize, grain: usize, f: impl Fn(Range<usize>) + Sync) {
     let grain = grain.max(1);
     #[cfg(feature = "threads")]
     if len > grain && threads() > 1 {
-        rayon::scope(|s| {
-            let f = &f;
-            let mut at = grain;
-            while at < len {
-                let end = (at + grain).min(len);
-                s.spawn(move |_| f(at..end));
-                at = end;
-            }
-            f(0..grain);
-        });
+        halve(0, len.div_ceil(grain), &|piece| f(piece * grain..len.min((piece + 1) * grain)));
         return;
     }
     let mut at = 0;
@@ -30,6 +21,17 @@ pub fn parallel_for(len: usize, grain: usize, f: impl Fn(Range<usize>) + Sync) {
         f(at..end);
         at = end;
     }
+}
+
+/// Runs pieces `from..to`, halving until one is left: a fork that nobody takes up costs
+/// nanoseconds, and nothing is allocated.
+#[cfg(feature = "threads")]
+fn halve(from: usize, to: usize, f: &(impl Fn(usize) + Sync)) {
+    if to - from == 1 {
+        return f(from);
+    }
+    let middle = from + (to - from).div_ceil(2);
+    rayon::join(|| halve(from, middle, f), || halve(middle, to, f));
 }
 
 /// The number of threads that [`parallel_for`] may use here.

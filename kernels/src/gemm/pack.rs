@@ -1,0 +1,187 @@
+//! Copies operands into the order in which tiles read them.
+//!
+//! `B` becomes slivers of 16 columns: `sliver[k][16]`, one after the other, zeros beyond the last
+//! column. A tile reads some neighbouring slivers downwards, so every line that is fetched is used
+//! whole, and the same packed matrix serves tiles of any width on any tier.
+//! `A` is read in place if its rows are contiguous; its transpose becomes `tile[k][rows]`.
+
+use super::LANE;
+use super::tile::even;
+
+/// A window of a matrix to pack.
+pub(super) struct Source {
+    /// Element `(0, 0)`.
+    pub data: *const f32,
+    /// Elements from one row to the next.
+    pub row: usize,
+    /// Elements from one column to the next.
+    pub col: usize,
+    /// Number of rows: the length of the sums.
+    pub rows: usize,
+    /// Number of columns.
+    pub cols: usize,
+}
+
+/// Packs `src` into slivers that lie `stride` elements apart.
+///
+/// # Safety
+/// `src` is in bounds, and `dst` holds `stride` elements for each sliver, at least `16 * rows`.
+pub(super) unsafe fn plain(src: &Source, dst: *mut f32, stride: usize) {
+    // SAFETY: handed on.
+    unsafe { any(src, dst, stride) }
+}
+
+/// [`plain`] with 256-bit transposes.
+///
+/// # Safety
+/// As [`plain`]; the CPU has avx2.
+#[cfg(target_arch = "x86_64")]
+pub(super) unsafe fn avx2(src: &Source, dst: *mut f32, stride: usize) {
+    #[target_feature(enable = "avx2")]
+    unsafe fn shell(src: &Source, dst: *mut f32, stride: usize) {
+        // SAFETY: handed on.
+        unsafe { if src.row == 1 { transpose(src, dst, stride) } else { any(src, dst, stride) } }
+    }
+    // SAFETY: handed on.
+    unsafe { shell(src, dst, stride) }
+}
+
+/// [`avx2`] with 512-bit copies.
+///
+/// # Safety
+/// As [`plain`]; the CPU has avx2 and avx512f.
+#[cfg(target_arch = "x86_64")]
+pub(super) unsafe fn avx512(src: &Source, dst: *mut f32, stride: usize) {
+    #[target_feature(enable = "avx2,avx512f")]
+    unsafe fn shell(src: &Source, dst: *mut f32, stride: usize) {
+        // SAFETY: handed on.
+        unsafe {
+            // 256-bit shuffles have two ports where 512-bit ones have one.
+            if src.row == 1 { transpose(src, dst, stride) } else { any(src, dst, stride) }
+        }
+    }
+    // SAFETY: handed on.
+    unsafe { shell(src, dst, stride) }
+}
+
+/// Any strides: whole slivers of contiguous columns are copied, the rest goes element by element.
+///
+/// # Safety
+/// As [`plain`].
+#[inline(always)]
+unsafe fn any(src: &Source, dst: *mut f32, stride: usize) {
+    // Four slivers at a time: a row gives whole cache lines, and the writes are few streams.
+    for group in (0..src.cols).step_by(4 * LANE) {
+        let cols = (src.cols - group).min(4 * LANE);
+        let full = if src.col == 1 { cols / LANE } else { 0 };
+        for l in 0..src.rows {
+            // SAFETY: row `l` and columns `group..group + cols` are in bounds of `src`; sliver
+            // `group / 16 + s` has room for row `l`, as the caller vouches.
+            unsafe {
+                let from = src.data.add(l * src.row + group * src.col);
+                let to = dst.add(group / LANE * stride + l * LANE);
+                for s in 0..full {
+                    let line = from.add(s * LANE).cast::<[f32; LANE]>().read_unaligned();
+                    to.add(s * stride).cast::<[f32; LANE]>().write_unaligned(line);
+                }
+                for s in full..cols.div_ceil(LANE) {
+                    for lane in 0..LANE {
+                        let c = s * LANE + lane;
+                        *to.add(s * stride + lane) =
+                            if c < cols { *from.add(c * src.col) } else { 0.0 };
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Columns that are contiguous (`src.row == 1`): transposes blocks of 8 columns by 4 rows.
+///
+/// 8 columns, not 16: columns a power of two apart share a set of the first-level cache, which
+/// holds 12 lines on the machines that this was measured on.
+///
+/// # Safety
+/// As [`plain`]; the CPU has avx2.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn transpose(src: &Source, dst: *mut f32, stride: usize) {
+    use std::arch::x86_64::*;
+    for group in (0..src.cols.next_multiple_of(LANE)).step_by(8) {
+        // SAFETY: lane `group % 16` of sliver `group / 16` exists for every group below.
+        let to = unsafe { dst.add(group / LANE * stride + group % LANE) };
+        let whole = if group + 8 <= src.cols { src.rows / 4 * 4 } else { 0 };
+        for l in (0..whole).step_by(4) {
+            // SAFETY: columns `group..group + 8` and rows `l..l + 4` are in bounds; a prefetch
+            // may point anywhere.
+            unsafe {
+                let from = src.data.add(group * src.col + l);
+                if l % 16 == 0 {
+                    for j in 0..8 {
+                        _mm_prefetch(from.add(j * src.col).wrapping_add(256).cast(), _MM_HINT_T0);
+                    }
+                }
+                let half = |j: usize| {
+                    let low = _mm_loadu_ps(from.add(j * src.col));
+                    let high = _mm_loadu_ps(from.add((j + 4) * src.col));
+                    _mm256_insertf128_ps(_mm256_castps128_ps256(low), high, 1)
+                };
+                let (x0, x1, x2, x3) = (half(0), half(1), half(2), half(3));
+                let (y0, y1) = (_mm256_unpacklo_ps(x0, x1), _mm256_unpackhi_ps(x0, x1));
+                let (y2, y3) = (_mm256_unpacklo_ps(x2, x3), _mm256_unpackhi_ps(x2, x3));
+                let pair = |a, b| (_mm256_castps_pd(a), _mm256_castps_pd(b));
+                let low = |(a, b)| _mm256_castpd_ps(_mm256_unpacklo_pd(a, b));
+                let high = |(a, b)| _mm256_castpd_ps(_mm256_unpackhi_pd(a, b));
+                _mm256_storeu_ps(to.add(l * LANE), low(pair(y0, y2)));
+                _mm256_storeu_ps(to.add((l + 1) * LANE), high(pair(y0, y2)));
+                _mm256_storeu_ps(to.add((l + 2) * LANE), low(pair(y1, y3)));
+                _mm256_storeu_ps(to.add((l + 3) * LANE), high(pair(y1, y3)));
+            }
+        }
+        for l in whole..src.rows {
+            for j in 0..8 {
+                // SAFETY: only columns below `cols` are read; the lane exists.
+                unsafe {
+                    *to.add(l * LANE + j) = if group + j < src.cols {
+                        *src.data.add((group + j) * src.col + l)
+                    } else {
+                        0.0
+                    };
+                }
+            }
+        }
+    }
+}
+
+/// Packs rows of `A` into tiles as [`even`] cuts them: tile `i`, which starts at row `r`, lies at
+/// `dst + r * cols` as `[cols][rows of the tile]`. Here `src.cols` is the length of the sums.
+///
+/// # Safety
+/// `src` is in bounds, and `dst` holds `src.rows * src.cols` elements.
+pub(super) unsafe fn pack_a(src: &Source, tiles: usize, dst: *mut f32) {
+    // 16 rows of the sums at a time: their lines stay near while all tiles take their part.
+    for from in (0..src.cols).step_by(16) {
+        let to = (from + 16).min(src.cols);
+        for i in 0..tiles {
+            let (start, end) = (even(src.rows, tiles, i), even(src.rows, tiles, i + 1));
+            let height = end - start;
+            for l in from..to {
+                // SAFETY: rows `start..end` and column `l` are in bounds of `src`, and tile `i`
+                // has room for them.
+                unsafe {
+                    let a = src.data.add(start * src.row + l * src.col);
+                    let out = dst.add(start * src.cols + l * height);
+                    if src.row == 1 && height == 8 {
+                        out.cast::<[f32; 8]>()
+                            .write_unaligned(a.cast::<[f32; 8]>().read_unaligned());
+                    } else {
+                        for r in 0..height {
+                            *out.add(r) = *a.add(r * src.row);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

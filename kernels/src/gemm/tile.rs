@@ -1,0 +1,75 @@
+//! What a register tile is, and which code computes it on which tier.
+//!
+//! A tile is a small window of `C` whose sums stay in registers while `k` runs. Every element has one
+//! accumulator, and products are added in ascending `k`; a sum that is interrupted continues from
+//! what it left in `C`, which is exact. So an element's bits depend on its row of `A`, its column of
+//! `B` and what it starts from, never on where its tile lies, how `B` is stored or who computes it.
+
+use super::LANE;
+use crate::isa::{self, Isa};
+
+/// One tile: where its operands lie and how its sums begin and end.
+pub(super) struct Tile {
+    /// Element `(0, 0)` of the rows of `A`.
+    pub a: *const f32,
+    /// Elements from one row of `A` to the next.
+    pub a_row: usize,
+    /// Elements from one column of `A` to the next.
+    pub a_col: usize,
+    /// Element `(0, 0)` of the columns of `B`.
+    pub b: *const f32,
+    /// Elements from one row of `B` to the next.
+    pub b_row: usize,
+    /// Elements from one sliver of 16 columns of `B` to the next.
+    pub b_sliver: usize,
+    /// Element `(0, 0)` of the window of `C`.
+    pub c: *mut f32,
+    /// Elements from one row of `C` to the next.
+    pub c_row: usize,
+    /// Products in each sum.
+    pub k: usize,
+    /// Columns in the last sliver, `1..=16`.
+    pub last: usize,
+    /// Whether the sums start from `C` instead of zero.
+    pub from_c: bool,
+    /// What is added to each column at the end; null for nothing.
+    pub bias: *const f32,
+}
+
+/// The code of one tier.
+pub(super) struct Kernels {
+    /// Most rows of a tile.
+    pub rows: usize,
+    /// Slivers of the widest tile that has `i + 1` rows.
+    pub slivers: &'static [usize],
+    /// Computes a tile of so many rows and slivers.
+    pub tile: unsafe fn(usize, usize, &Tile),
+    /// Copies rows of 16-column slivers: see [`super::pack`].
+    pub pack: unsafe fn(&super::pack::Source, *mut f32, usize),
+}
+
+/// The code of the active tier.
+#[inline]
+pub(super) fn kernels() -> &'static Kernels {
+    match isa::active() {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => &super::avx512::KERNELS,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => &super::avx2::KERNELS,
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => &super::neon::KERNELS,
+        _ => &super::scalar::KERNELS,
+    }
+}
+
+/// Cuts `len` into the fewest pieces of at most `most`, as even as can be: the start of piece `i`.
+#[inline]
+pub(super) fn even(len: usize, pieces: usize, i: usize) -> usize {
+    len / pieces * i + (len % pieces).min(i)
+}
+
+/// Slivers that hold `columns` columns.
+#[inline]
+pub(super) fn slivers(columns: usize) -> usize {
+    columns.div_ceil(LANE)
+}
