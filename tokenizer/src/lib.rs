@@ -6,11 +6,15 @@
 
 mod encoding;
 mod error;
+mod midi;
 mod score;
 pub mod statistics;
 
 pub use encoding::{Encoded, Encoding};
 pub use error::Error;
+#[cfg(feature = "files")]
+pub use midi::{MAX_FILE_BYTES, read_file};
+pub use midi::{MAX_QUARTERS, Reading};
 pub use score::{Key, Marker, Meter, Note, Pedal, Score, Tempo, Track};
 
 /// A result of this crate.
