@@ -12,5 +12,7 @@ pub mod corpora;
 pub mod error;
 pub mod interrupt;
 pub mod output;
+pub mod sound;
+pub mod synth;
 
 pub use error::{Error, Result};
