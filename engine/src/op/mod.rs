@@ -1,0 +1,13 @@
+//! Operations: each with its forward, its vector-Jacobian product and, where it is fused, its plain
+//! twin of small operations beside it.
+
+pub mod elementwise;
+pub mod index;
+pub mod linear;
+pub mod matmul;
+pub mod norm;
+pub mod random;
+pub mod recurrent;
+pub mod reduce;
+pub mod softmax;
+pub mod view;
