@@ -9,6 +9,7 @@ pub mod args;
 pub mod command;
 pub mod console;
 pub mod corpora;
+pub mod data;
 pub mod error;
 pub mod interrupt;
 pub mod output;
