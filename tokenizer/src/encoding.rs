@@ -1,13 +1,14 @@
 //! What every encoding can do.
 
-use crate::{Result, Score};
+use crate::{Error, Melody, Result, Score};
 
 /// Tokens of a score, and what the encoding could not hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Encoded {
     /// Token ids, each below the vocabulary's size.
     pub tokens: Vec<u32>,
-    /// Notes that the encoding could not hold, counted by reason; empty when nothing was lost.
+    /// Notes that the encoding could not hold or had to change (and, where the reason says so,
+    /// other things), counted by reason; empty when nothing was lost.
     pub lost: Vec<(String, usize)>,
 }
 
@@ -41,4 +42,41 @@ pub trait Encoding: Send + Sync {
     /// # Errors
     /// If a token is not in the vocabulary.
     fn decode(&self, tokens: &[u32]) -> Result<Score>;
+}
+
+/// The names of the schemes and what they are, for people.
+const SCHEMES: [(&str, &str); 3] = [
+    ("melody", "one voice in sixteenth notes, pitches 48 to 83: 38 tokens (Magenta basic_rnn)"),
+    ("melody-c", "the same, moved to C major or A minor"),
+    ("melody-mono", "one voice in sixteenth notes, all pitches: 130 tokens (Magenta mono_rnn)"),
+];
+
+/// Lists the schemes: name, and a line for people.
+pub fn schemes() -> &'static [(&'static str, &'static str)] {
+    &SCHEMES
+}
+
+/// Gives an encoding by the name of its scheme; `None` if there is none of that name.
+pub fn encoding(name: &str) -> Option<Box<dyn Encoding>> {
+    Some(match name {
+        "melody" => Box::new(Melody::basic()),
+        "melody-c" => Box::new(Melody::basic_in_c()),
+        "melody-mono" => Box::new(Melody::mono()),
+        _ => return None,
+    })
+}
+
+/// Refuses tokens that are not in the vocabulary.
+pub(crate) fn check_tokens(encoding: &impl Encoding, tokens: &[u32]) -> Result<()> {
+    let size = encoding.vocab_size();
+    match tokens.iter().position(|&token| token as usize >= size) {
+        None => Ok(()),
+        Some(place) => Err(Error::Encoding {
+            scheme: encoding.name().to_string(),
+            why: format!(
+                "token {} at place {place}; the vocabulary has {size} tokens",
+                tokens[place]
+            ),
+        }),
+    }
 }

@@ -6,15 +6,23 @@
 
 mod encoding;
 mod error;
+mod key;
+mod melody;
 mod midi;
+mod quantise;
 mod score;
 pub mod statistics;
 
-pub use encoding::{Encoded, Encoding};
+pub use encoding::{Encoded, Encoding, encoding, schemes};
 pub use error::Error;
+pub use key::find_key;
+pub use melody::Melody;
 #[cfg(feature = "files")]
 pub use midi::{MAX_FILE_BYTES, read_file};
 pub use midi::{MAX_QUARTERS, Reading};
+pub use quantise::{
+    MAX_SECONDS, Quantised, STEPS_PER_SECOND, TIME_GRID_TICKS, quantise_beats, quantise_time,
+};
 pub use score::{Key, Marker, Meter, Note, Pedal, Score, Tempo, Track};
 
 /// A result of this crate.

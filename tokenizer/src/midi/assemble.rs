@@ -79,10 +79,14 @@ impl Assembly {
                 self.begin(tick, channel, key.as_int(), vel.as_int());
             }
             MidiMessage::NoteOn { key, .. } | MidiMessage::NoteOff { key, .. } => {
-                if !self.end(tick, channel, key.as_int(), warnings) {
-                    let number = self.midi_track + 1;
+                let ended = self.end(tick, channel, key.as_int(), warnings);
+                let number = self.midi_track + 1;
+                if !ended {
                     warnings.add("note-off", || {
-                        format!("track {number}, tick {tick}: a note-off of key {key} without a note is ignored")
+                        format!(
+                            "track {number}, tick {tick}: a note-off of key {key} without a note \
+                             is ignored"
+                        )
                     });
                 }
             }
