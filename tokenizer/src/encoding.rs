@@ -12,6 +12,19 @@ pub struct Encoded {
     pub lost: Vec<(String, usize)>,
 }
 
+/// How much musical time a token takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenTime {
+    /// None.
+    None,
+    /// Sixteenth-note steps.
+    Steps(u32),
+    /// Hundredths of a second.
+    Centiseconds(u32),
+    /// Bars of the metre at hand.
+    Bars(u32),
+}
+
 /// A way to write a score as tokens of a named vocabulary.
 ///
 /// On a score that the encoding's own `quantise` returns, `decode(encode(score))` is that score.
@@ -27,6 +40,18 @@ pub trait Encoding: Send + Sync {
     /// # Panics
     /// If `token` is not below [`Encoding::vocab_size`].
     fn token_name(&self, token: u32) -> String;
+
+    /// How much time a token takes, so that a piece can be written to a length.
+    fn token_time(&self, token: u32) -> TokenTime {
+        let _ = token;
+        TokenTime::None
+    }
+
+    /// Tells whether a token begins a note.
+    fn is_onset(&self, token: u32) -> bool {
+        let _ = token;
+        false
+    }
 
     /// The score as this encoding hears it: on its grid, in its range, losses removed.
     fn quantise(&self, score: &Score) -> Score;

@@ -12,8 +12,9 @@ mod midi;
 mod quantise;
 mod score;
 pub mod statistics;
+pub mod step_input;
 
-pub use encoding::{Encoded, Encoding, encoding, schemes};
+pub use encoding::{Encoded, Encoding, TokenTime, encoding, schemes};
 pub use error::Error;
 pub use key::find_key;
 pub use melody::Melody;

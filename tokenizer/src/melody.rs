@@ -14,7 +14,7 @@
 
 use crate::key::{find_key, shift_to_c};
 use crate::quantise::{Losses, quantise_beats};
-use crate::{Encoded, Encoding, Key, Meter, Note, Result, Score, Tempo, Track};
+use crate::{Encoded, Encoding, Key, Meter, Note, Result, Score, Tempo, TokenTime, Track};
 
 /// Steps of a quarter note.
 const STEPS_PER_QUARTER: u32 = 4;
@@ -257,6 +257,14 @@ impl Encoding for Melody {
 
     /// The melody as this encoding hears it: one track, four ticks a quarter, velocity 100, no
     /// tempo and no metre ([`Melody::decode_with`] gives them back).
+    fn token_time(&self, _: u32) -> TokenTime {
+        TokenTime::Steps(1)
+    }
+
+    fn is_onset(&self, token: u32) -> bool {
+        token >= SPECIAL
+    }
+
     fn quantise(&self, score: &Score) -> Score {
         self.score_of(self.hear(score).0)
     }
