@@ -20,6 +20,8 @@
 pub mod autograd;
 mod device;
 mod error;
+mod file;
+mod infer;
 pub mod init;
 mod layout;
 pub mod memory;
@@ -35,6 +37,8 @@ pub use device::Device;
 pub use error::{Error, Result};
 pub use etude_kernels::isa;
 pub use etude_kernels::threads::{Pool, threads};
+pub use file::{Dtype, Entry, MAX_HEADER, WeightFile, named_parameters, write_weights};
+pub use infer::{Cell, LayerWeights, LinearStep, RecurrentStep};
 pub use layout::{Layout, MAX_RANK};
 pub use op::index::{Ids, NO_ID};
 pub use op::recurrent::{

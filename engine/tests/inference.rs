@@ -1,0 +1,181 @@
+//! Step-by-step inference: the numbers of training, and not one allocation.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell as Count;
+
+use etude_engine::{
+    Cell, Ids, Input, LayerWeights, LinearStep, NO_ID, Nonlinearity, RecurrentStep, Result, Rng,
+    Tensor, gru_layer, init, lstm_layer, no_grad, rnn_layer,
+};
+
+/// Counts what this thread allocates.
+struct Counting;
+
+thread_local! {
+    static ALLOCATIONS: Count<usize> = const { Count::new(0) };
+}
+
+// SAFETY: every call is handed on to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        // SAFETY: the caller's promise is the system allocator's.
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise is the system allocator's.
+        unsafe { System.dealloc(ptr, layout) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+const CELLS: [Cell; 4] =
+    [Cell::Lstm, Cell::Gru, Cell::Rnn(Nonlinearity::Tanh), Cell::Rnn(Nonlinearity::Relu)];
+
+/// `w_ih`, `w_hh`, `b_ih`, `b_hh` of each layer.
+fn weights(cell: Cell, inputs: usize, hidden: &[usize]) -> Result<Vec<[Tensor; 4]>> {
+    let mut rng = Rng::new(6);
+    let mut below = inputs;
+    let mut layers = Vec::new();
+    for h in hidden {
+        let rows = cell.gates() * h;
+        layers.push([
+            init::by_fan(&mut rng, &[rows, below], *h)?,
+            init::by_fan(&mut rng, &[rows, *h], *h)?,
+            init::by_fan(&mut rng, &[rows], *h)?,
+            init::by_fan(&mut rng, &[rows], *h)?,
+        ]);
+        below = *h;
+    }
+    Ok(layers)
+}
+
+fn packed(layers: &[[Tensor; 4]]) -> Vec<LayerWeights<'_>> {
+    layers.iter().map(|[w_ih, w_hh, b_ih, b_hh]| LayerWeights { w_ih, w_hh, b_ih, b_hh }).collect()
+}
+
+/// The hidden states of the last layer for all steps, as training computes them.
+fn training(cell: Cell, x: Input, layers: &[[Tensor; 4]], batch: usize) -> Result<Tensor> {
+    no_grad(|| {
+        let mut x = x;
+        let mut y = Tensor::scalar(0.0);
+        for [w_ih, w_hh, b_ih, b_hh] in layers {
+            let zero = Tensor::zeros(&[batch, w_hh.shape()[1]])?;
+            y = match cell {
+                Cell::Lstm => lstm_layer(&x, w_ih, w_hh, b_ih, b_hh, &zero, &zero)?.select(0, 0)?,
+                Cell::Gru => gru_layer(&x, w_ih, w_hh, b_ih, b_hh, &zero)?,
+                Cell::Rnn(f) => rnn_layer(&x, f, w_ih, w_hh, b_ih, b_hh, &zero)?,
+            };
+            x = Input::Dense(y.clone());
+        }
+        Ok(y)
+    })
+}
+
+/// The input products of training run over more rows at once, so a row may fall into another tile:
+/// each of the `depth` products and sums is then rounded differently, in values of order 1; gates
+/// have slopes of at most 1 and errors add up over the steps.
+fn bound(depth: usize, steps: usize) -> f32 {
+    (depth * steps) as f32 * f32::EPSILON
+}
+
+#[test]
+fn steps_equal_the_training_forward() -> Result<()> {
+    let (vocab, steps) = (23, 9);
+    for cell in CELLS {
+        for batch in [1, 3] {
+            let layers = weights(cell, vocab, &[17, 12])?;
+            let mut rng = Rng::new(8);
+            let ids: Vec<u32> = (0..steps * batch * 2)
+                .map(|i| if i % 5 == 4 { NO_ID } else { rng.below(vocab as u32) })
+                .collect();
+            let bags = Ids::bags(ids.clone(), 2)?;
+            let x = Input::OneHot { ids: bags, steps, batch };
+            let want = training(cell, x, &layers, batch)?.to_vec();
+            let mut step = RecurrentStep::for_ids(cell, &packed(&layers), batch)?;
+            for (t, want) in want.chunks(batch * 12).enumerate() {
+                let got = step.step_ids(&ids[t * batch * 2..(t + 1) * batch * 2])?;
+                near(got, want, bound(23 + 17, steps));
+            }
+
+            let x = init::normal(&mut rng, &[steps, batch, vocab], 0.0, 1.0)?;
+            let want = training(cell, Input::Dense(x.clone()), &layers, batch)?.to_vec();
+            let mut step = RecurrentStep::for_dense(cell, &packed(&layers), batch)?;
+            for (t, want) in want.chunks(batch * 12).enumerate() {
+                let got = step.step_dense(&x.select(0, t)?.to_vec())?;
+                near(got, want, bound(23 + 17, steps));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn near(got: &[f32], want: &[f32], tolerance: f32) {
+    assert_eq!(got.len(), want.len());
+    for (got, want) in got.iter().zip(want) {
+        assert!((got - want).abs() <= tolerance, "{got} {want} {tolerance}");
+    }
+}
+
+#[test]
+fn a_step_allocates_nothing() -> Result<()> {
+    for cell in CELLS.into_iter().filter(|cell| *cell != Cell::Gru) {
+        let layers = weights(cell, 40, &[64, 48])?;
+        let mut step = RecurrentStep::for_ids(cell, &packed(&layers), 1)?;
+        let mut dense = RecurrentStep::for_dense(cell, &packed(&layers), 1)?;
+        let head = init::by_fan(&mut Rng::new(1), &[40, 48], 48)?;
+        let mut head = LinearStep::new(&head, None, 1)?;
+        let x = [0.5; 40];
+        let mut run = |steps: u32| -> Result<f32> {
+            let mut sum = 0.0;
+            for t in 0..steps {
+                sum += head.apply(step.step_ids(&[t % 40, NO_ID])?)?[0];
+                sum += dense.step_dense(&x)?[0];
+            }
+            Ok(sum)
+        };
+        // The first steps may set up what lives as long as the thread.
+        run(2)?;
+        let before = ALLOCATIONS.get();
+        let sum = run(100)?;
+        let after = ALLOCATIONS.get();
+        assert!(sum.is_finite());
+        assert_eq!(after - before, 0, "{cell:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn states_can_be_reset_read_and_branched() -> Result<()> {
+    let layers = weights(Cell::Lstm, 5, &[4])?;
+    let mut a = RecurrentStep::for_ids(Cell::Lstm, &packed(&layers), 1)?;
+    let first = a.step_ids(&[1])?.to_vec();
+    let mut b = RecurrentStep::for_ids(Cell::Lstm, &packed(&layers), 1)?;
+    b.copy_state(&a)?;
+    let second = a.step_ids(&[2])?.to_vec();
+    assert_eq!(b.step_ids(&[2])?, second);
+    a.reset();
+    assert_eq!(a.step_ids(&[1])?, first);
+    let (h, c) = (a.h(0).to_vec(), a.c(0).to_vec());
+    b.set_state(0, &h, &c)?;
+    assert_eq!(b.step_ids(&[2])?, second);
+    Ok(())
+}
+
+#[test]
+fn what_does_not_fit_is_refused() -> Result<()> {
+    let layers = weights(Cell::Gru, 5, &[4])?;
+    let mut step = RecurrentStep::for_ids(Cell::Gru, &packed(&layers), 2)?;
+    for ids in [&[0, 1, 2][..], &[], &[0, 5]] {
+        assert!(step.step_ids(ids).is_err());
+    }
+    assert!(step.step_dense(&[0.0; 10]).is_err());
+    assert!(step.set_state(0, &[0.0; 8], &[0.0; 8]).is_err());
+    assert!(step.set_state(1, &[0.0; 8], &[]).is_err());
+    assert!(RecurrentStep::for_ids(Cell::Gru, &[], 1).is_err());
+    assert!(RecurrentStep::for_dense(Cell::Lstm, &packed(&layers), 1).is_err());
+    assert!(LinearStep::new(&layers[0][2], None, 1).is_err());
+    Ok(())
+}
