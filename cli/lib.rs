@@ -6,13 +6,17 @@
 #![forbid(unsafe_code)]
 
 pub mod args;
+pub mod canvas;
 pub mod command;
 pub mod console;
 pub mod corpora;
+pub mod curve;
 pub mod data;
 pub mod error;
 pub mod interrupt;
 pub mod output;
+pub mod pianoroll;
+pub mod progress;
 pub mod sound;
 pub mod synth;
 

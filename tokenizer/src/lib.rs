@@ -4,6 +4,7 @@
 //! vocabulary and back. This crate knows no tensor.
 #![forbid(unsafe_code)]
 
+mod bars;
 mod encoding;
 mod error;
 mod key;
@@ -14,6 +15,7 @@ mod score;
 pub mod statistics;
 pub mod step_input;
 
+pub use bars::Bars;
 pub use encoding::{Encoded, Encoding, TokenTime, encoding, schemes};
 pub use error::Error;
 pub use key::find_key;

@@ -9,15 +9,14 @@
 //! groove from raw ticks, so that a finer clock gives a higher consistency; here onsets are rounded
 //! to 16ths first. [`Definitions::MusPy`] gives its own numbers.
 
-mod bars;
 mod rhythm;
 mod spread;
 mod texture;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::bars::{Bars, sixteenths};
 use crate::{Note, Score};
-use bars::{Bars, sixteenths};
 pub use spread::{Spread, spreads};
 
 /// Which definitions to compute by.

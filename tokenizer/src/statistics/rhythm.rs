@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Definitions;
-use super::bars::{Bars, sixteenths};
+use crate::bars::{Bars, sixteenths};
 use crate::{Note, Score};
 
 /// A bar's length in ticks, and its onsets: 16th, drum or not, pitch.
