@@ -1,6 +1,6 @@
 //! What every encoding can do.
 
-use crate::{Error, Melody, Result, Score};
+use crate::{Error, Events, Melody, Performance, Result, Score};
 
 /// Tokens of a score, and what the encoding could not hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -70,10 +70,13 @@ pub trait Encoding: Send + Sync {
 }
 
 /// The names of the schemes and what they are, for people.
-const SCHEMES: [(&str, &str); 3] = [
+const SCHEMES: [(&str, &str); 6] = [
     ("melody", "one voice in sixteenth notes, pitches 48 to 83: 38 tokens (Magenta basic_rnn)"),
     ("melody-c", "the same, moved to C major or A minor"),
     ("melody-mono", "one voice in sixteenth notes, all pitches: 130 tokens (Magenta mono_rnn)"),
+    ("performance", "piano in steps of 10 ms, one loudness: 356 tokens (Performance RNN)"),
+    ("performance-dynamics", "piano in steps of 10 ms, 32 velocities: 388 tokens"),
+    ("events", "any MIDI: bars, positions, instruments, notes, tempo and signatures"),
 ];
 
 /// Lists the schemes: name, and a line for people.
@@ -87,6 +90,9 @@ pub fn encoding(name: &str) -> Option<Box<dyn Encoding>> {
         "melody" => Box::new(Melody::basic()),
         "melody-c" => Box::new(Melody::basic_in_c()),
         "melody-mono" => Box::new(Melody::mono()),
+        "performance" => Box::new(Performance::plain()),
+        "performance-dynamics" => Box::new(Performance::with_dynamics()),
+        "events" => Box::new(Events),
         _ => return None,
     })
 }

@@ -4,29 +4,37 @@
 //! vocabulary and back. This crate knows no tensor.
 #![forbid(unsafe_code)]
 
+mod augment;
 mod bars;
 mod encoding;
 mod error;
+mod events;
 mod key;
 mod melody;
 mod midi;
+mod performance;
 mod quantise;
 mod score;
 pub mod statistics;
 pub mod step_input;
+mod sustain;
 
+pub use augment::{stretch, stretch_ticks, transpose};
 pub use bars::Bars;
 pub use encoding::{Encoded, Encoding, TokenTime, encoding, schemes};
 pub use error::Error;
+pub use events::Events;
 pub use key::find_key;
 pub use melody::Melody;
 #[cfg(feature = "files")]
 pub use midi::{MAX_FILE_BYTES, read_file};
 pub use midi::{MAX_QUARTERS, Reading};
+pub use performance::Performance;
 pub use quantise::{
     MAX_SECONDS, Quantised, STEPS_PER_SECOND, TIME_GRID_TICKS, quantise_beats, quantise_time,
 };
 pub use score::{Key, Marker, Meter, Note, Pedal, Score, Tempo, Track};
+pub use sustain::apply_sustain;
 
 /// A result of this crate.
 pub type Result<T> = std::result::Result<T, Error>;

@@ -255,8 +255,6 @@ impl Encoding for Melody {
         }
     }
 
-    /// The melody as this encoding hears it: one track, four ticks a quarter, velocity 100, no
-    /// tempo and no metre ([`Melody::decode_with`] gives them back).
     fn token_time(&self, _: u32) -> TokenTime {
         TokenTime::Steps(1)
     }
@@ -265,6 +263,8 @@ impl Encoding for Melody {
         token >= SPECIAL
     }
 
+    /// The melody as this encoding hears it: one track, four ticks a quarter, velocity 100, no
+    /// tempo and no metre ([`Melody::decode_with`] gives them back).
     fn quantise(&self, score: &Score) -> Score {
         self.score_of(self.hear(score).0)
     }
