@@ -4,8 +4,20 @@
 //! `gates` holding it. Everything is time-major: `[steps, batch, ...]`. Gate order is PyTorch's:
 //! LSTM i, f, g, o; GRU r, z, n. Weight gradients are big products again, made by the caller from
 //! `d_gates`.
+//!
+//! Rows of a batch never meet inside of a sequence, so each task takes some rows through all steps:
+//! one fork per sequence. A row's bits depend on nothing but the row (the product's sums do not
+//! depend on how many rows it has, and the rest is pointwise), so it does not matter for them how
+//! many rows a task takes.
 
+use crate::cpu::cell_gru::{GruCell, GruCellBackward};
+use crate::cpu::cell_lstm::{LstmCell, LstmCellBackward};
+use crate::cpu::cell_rnn::{RnnCell, RnnCellBackward};
+use crate::cpu::lanes::dispatch;
+use crate::cpu::shared::{Shared, with_scratch};
 use crate::gemm::{MatMut, MatRef, PackedB, gemm_packed_forward};
+use crate::threads::{parallel_for, threads};
+use std::ops::Range;
 
 /// The sizes of a sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,8 +30,18 @@ pub struct Sizes {
     pub hidden: usize,
 }
 
-fn sigmoid(x: f32) -> f32 {
-    1.0 / (1.0 + (-x).exp())
+impl Sizes {
+    /// Where rows `rows` of step `t` lie in `[steps, batch, width]`.
+    fn at(self, t: usize, rows: &Range<usize>, width: usize) -> Range<usize> {
+        (t * self.batch + rows.start) * width..(t * self.batch + rows.end) * width
+    }
+
+    /// Runs `f` on all rows of the batch, some rows a task.
+    fn for_rows(self, f: impl Fn(Range<usize>) + Sync) {
+        // As many rows as threads leave to each: a task streams all of the weights at every step.
+        // 8 rows are one tile of the product.
+        parallel_for(self.batch, self.batch.div_ceil(threads()).next_multiple_of(8), f);
+    }
 }
 
 /// Runs an LSTM over a sequence.
@@ -43,27 +65,21 @@ pub fn lstm_forward(
     let (bh, g) = (s.batch * s.hidden, 4 * s.hidden);
     assert!(gates.len() == s.steps * s.batch * g && h.len() == s.steps * bh && c.len() == h.len());
     assert!(h0.len() == bh && c0.len() == bh && w_hh.k() == s.hidden && w_hh.n() == g);
-    for t in 0..s.steps {
-        let gates = &mut gates[t * s.batch * g..(t + 1) * s.batch * g];
-        let (h_past, h_now) = h.split_at_mut(t * bh);
-        let (c_past, c_now) = c.split_at_mut(t * bh);
-        let h_prev = if t == 0 { h0 } else { &h_past[(t - 1) * bh..] };
-        let c_prev = if t == 0 { c0 } else { &c_past[(t - 1) * bh..] };
-        let a = MatRef::new(h_prev, s.batch, s.hidden);
-        gemm_packed_forward(a, w_hh, None, &mut MatMut::new(gates, s.batch, g), true);
-        for b in 0..s.batch {
-            let row = &mut gates[b * g..(b + 1) * g];
-            for j in 0..s.hidden {
-                let (i, f) = (sigmoid(row[j]), sigmoid(row[s.hidden + j]));
-                let (n, o) = (row[2 * s.hidden + j].tanh(), sigmoid(row[3 * s.hidden + j]));
-                (row[j], row[s.hidden + j]) = (i, f);
-                (row[2 * s.hidden + j], row[3 * s.hidden + j]) = (n, o);
-                let at = b * s.hidden + j;
-                c_now[at] = f * c_prev[at] + i * n;
-                h_now[at] = o * c_now[at].tanh();
-            }
+    let (gates, h, c) = (Shared::new(gates), Shared::new(h), Shared::new(c));
+    s.for_rows(|rows| {
+        let first = s.at(0, &rows, s.hidden);
+        let (mut h_prev, mut c_prev) = (&h0[first.clone()], &c0[first]);
+        for t in 0..s.steps {
+            let at = s.at(t, &rows, s.hidden);
+            // SAFETY: this task alone touches these rows, and each step of them once.
+            let (gates, h, c) =
+                unsafe { (gates.slice(s.at(t, &rows, g)), h.slice(at.clone()), c.slice(at)) };
+            let a = MatRef::new(h_prev, rows.len(), s.hidden);
+            gemm_packed_forward(a, w_hh, None, &mut MatMut::new(gates, rows.len(), g), true);
+            dispatch(LstmCell { gates, c_prev, c, h, hidden: s.hidden });
+            (h_prev, c_prev) = (h, c);
         }
-    }
+    });
 }
 
 /// Runs an LSTM backwards through time.
@@ -90,33 +106,33 @@ pub fn lstm_backward(
     assert!(d_h.len() == c.len() && (d_c.is_empty() || d_c.len() == c.len()));
     assert!(c0.len() == bh && d_h0.len() == bh && d_c0.len() == bh);
     assert!(w_hh_t.k() == g && w_hh_t.n() == s.hidden);
-    d_h0.fill(0.0);
-    d_c0.fill(0.0);
-    for t in (0..s.steps).rev() {
-        let gates = &mut gates[t * s.batch * g..(t + 1) * s.batch * g];
-        let c_prev = if t == 0 { c0 } else { &c[(t - 1) * bh..t * bh] };
-        for b in 0..s.batch {
-            let row = &mut gates[b * g..(b + 1) * g];
-            for j in 0..s.hidden {
-                let at = b * s.hidden + j;
-                let (i, f) = (row[j], row[s.hidden + j]);
-                let (n, o) = (row[2 * s.hidden + j], row[3 * s.hidden + j]);
-                let tanh_c = c[t * bh + at].tanh();
-                let dh = d_h[t * bh + at] + d_h0[at];
-                let mut dc = d_c0[at] + dh * o * (1.0 - tanh_c * tanh_c);
-                if !d_c.is_empty() {
-                    dc += d_c[t * bh + at];
-                }
-                row[j] = dc * n * i * (1.0 - i);
-                row[s.hidden + j] = dc * c_prev[at] * f * (1.0 - f);
-                row[2 * s.hidden + j] = dc * i * (1.0 - n * n);
-                row[3 * s.hidden + j] = dh * tanh_c * o * (1.0 - o);
-                d_c0[at] = dc * f;
-            }
+    let (gates, d_h0, d_c0) = (Shared::new(gates), Shared::new(d_h0), Shared::new(d_c0));
+    s.for_rows(|rows| {
+        let first = s.at(0, &rows, s.hidden);
+        // SAFETY: this task alone touches these rows.
+        let (d_h_next, d_c_next) =
+            unsafe { (d_h0.slice(first.clone()), d_c0.slice(first.clone())) };
+        d_h_next.fill(0.0);
+        d_c_next.fill(0.0);
+        for t in (0..s.steps).rev() {
+            let at = s.at(t, &rows, s.hidden);
+            // SAFETY: as above, and each step of them once.
+            let gates = unsafe { gates.slice(s.at(t, &rows, g)) };
+            dispatch(LstmCellBackward {
+                gates,
+                c_prev: if t == 0 { &c0[first.clone()] } else { &c[s.at(t - 1, &rows, s.hidden)] },
+                c: &c[at.clone()],
+                d_h: &d_h[at.clone()],
+                d_c: if d_c.is_empty() { &[] } else { &d_c[at] },
+                d_h_next,
+                d_c_next,
+                hidden: s.hidden,
+            });
+            let a = MatRef::new(gates, rows.len(), g);
+            let mut d_h_prev = MatMut::new(d_h_next, rows.len(), s.hidden);
+            gemm_packed_forward(a, w_hh_t, None, &mut d_h_prev, false);
         }
-        let a = MatRef::new(gates, s.batch, g);
-        gemm_packed_forward(a, w_hh_t, None, &mut MatMut::new(d_h0, s.batch, s.hidden), false);
-    }
+    });
 }
 
 /// Runs a GRU over a sequence (PyTorch's form: the reset gate acts after the recurrent product).
@@ -143,26 +159,23 @@ pub fn gru_forward(
     assert!(gates.len() == s.steps * s.batch * g && h.len() == s.steps * bh);
     assert!(h_n.len() == h.len() && h0.len() == bh && b_hh.len() == g);
     assert!(w_hh.k() == s.hidden && w_hh.n() == g);
-    let mut part = vec![0.0; s.batch * g];
-    for t in 0..s.steps {
-        let gates = &mut gates[t * s.batch * g..(t + 1) * s.batch * g];
-        let (h_past, h_now) = h.split_at_mut(t * bh);
-        let h_prev = if t == 0 { h0 } else { &h_past[(t - 1) * bh..] };
-        let a = MatRef::new(h_prev, s.batch, s.hidden);
-        gemm_packed_forward(a, w_hh, Some(b_hh), &mut MatMut::new(&mut part, s.batch, g), false);
-        for b in 0..s.batch {
-            let (row, rec) = (&mut gates[b * g..(b + 1) * g], &part[b * g..(b + 1) * g]);
-            for j in 0..s.hidden {
-                let at = b * s.hidden + j;
-                let r = sigmoid(row[j] + rec[j]);
-                let z = sigmoid(row[s.hidden + j] + rec[s.hidden + j]);
-                h_n[t * bh + at] = rec[2 * s.hidden + j];
-                let n = (row[2 * s.hidden + j] + r * rec[2 * s.hidden + j]).tanh();
-                (row[j], row[s.hidden + j], row[2 * s.hidden + j]) = (r, z, n);
-                h_now[at] = (1.0 - z) * n + z * h_prev[at];
+    let (gates, h, h_n) = (Shared::new(gates), Shared::new(h), Shared::new(h_n));
+    s.for_rows(|rows| {
+        with_scratch(rows.len() * g, |rec| {
+            let mut h_prev = &h0[s.at(0, &rows, s.hidden)];
+            for t in 0..s.steps {
+                let at = s.at(t, &rows, s.hidden);
+                // SAFETY: this task alone touches these rows, and each step of them once.
+                let (gates, h, h_n) =
+                    unsafe { (gates.slice(s.at(t, &rows, g)), h.slice(at.clone()), h_n.slice(at)) };
+                let a = MatRef::new(h_prev, rows.len(), s.hidden);
+                let mut part = MatMut::new(rec, rows.len(), g);
+                gemm_packed_forward(a, w_hh, Some(b_hh), &mut part, false);
+                dispatch(GruCell { gates, rec, h_prev, h, h_n, hidden: s.hidden });
+                h_prev = h;
             }
-        }
-    }
+        });
+    });
 }
 
 /// Runs a GRU backwards through time.
@@ -188,28 +201,31 @@ pub fn gru_backward(
     assert!(gates.len() == s.steps * s.batch * g && d_rec.len() == gates.len());
     assert!(h.len() == s.steps * bh && h_n.len() == h.len() && d_h.len() == h.len());
     assert!(h0.len() == bh && d_h0.len() == bh && w_hh_t.k() == g && w_hh_t.n() == s.hidden);
-    d_h0.fill(0.0);
-    for t in (0..s.steps).rev() {
-        let at_t = t * s.batch * g..(t + 1) * s.batch * g;
-        let (gates, d_rec) = (&mut gates[at_t.clone()], &mut d_rec[at_t]);
-        let h_prev = if t == 0 { h0 } else { &h[(t - 1) * bh..t * bh] };
-        for b in 0..s.batch {
-            let (row, rec) = (&mut gates[b * g..(b + 1) * g], &mut d_rec[b * g..(b + 1) * g]);
-            for j in 0..s.hidden {
-                let at = b * s.hidden + j;
-                let (r, z, n) = (row[j], row[s.hidden + j], row[2 * s.hidden + j]);
-                let dh = d_h[t * bh + at] + d_h0[at];
-                let d_n = dh * (1.0 - z) * (1.0 - n * n);
-                let d_r = d_n * h_n[t * bh + at] * r * (1.0 - r);
-                let d_z = dh * (h_prev[at] - n) * z * (1.0 - z);
-                (row[j], row[s.hidden + j], row[2 * s.hidden + j]) = (d_r, d_z, d_n);
-                (rec[j], rec[s.hidden + j], rec[2 * s.hidden + j]) = (d_r, d_z, d_n * r);
-                d_h0[at] = dh * z;
-            }
+    let (gates, d_rec, d_h0) = (Shared::new(gates), Shared::new(d_rec), Shared::new(d_h0));
+    s.for_rows(|rows| {
+        let first = s.at(0, &rows, s.hidden);
+        // SAFETY: this task alone touches these rows.
+        let d_h_next = unsafe { d_h0.slice(first.clone()) };
+        d_h_next.fill(0.0);
+        for t in (0..s.steps).rev() {
+            let at = s.at(t, &rows, s.hidden);
+            // SAFETY: as above, and each step of them once.
+            let (gates, d_rec) =
+                unsafe { (gates.slice(s.at(t, &rows, g)), d_rec.slice(s.at(t, &rows, g))) };
+            dispatch(GruCellBackward {
+                gates,
+                d_rec,
+                h_prev: if t == 0 { &h0[first.clone()] } else { &h[s.at(t - 1, &rows, s.hidden)] },
+                h_n: &h_n[at.clone()],
+                d_h: &d_h[at],
+                d_h_next,
+                hidden: s.hidden,
+            });
+            let a = MatRef::new(d_rec, rows.len(), g);
+            let mut d_h_prev = MatMut::new(d_h_next, rows.len(), s.hidden);
+            gemm_packed_forward(a, w_hh_t, None, &mut d_h_prev, true);
         }
-        let a = MatRef::new(d_rec, s.batch, g);
-        gemm_packed_forward(a, w_hh_t, None, &mut MatMut::new(d_h0, s.batch, s.hidden), true);
-    }
+    });
 }
 
 /// What an Elman network puts its sum through.
@@ -233,19 +249,18 @@ pub fn rnn_forward(h: &mut [f32], w_hh: &PackedB, h0: &[f32], f: Nonlinearity, s
     let bh = s.batch * s.hidden;
     assert!(h.len() == s.steps * bh && h0.len() == bh);
     assert!(w_hh.k() == s.hidden && w_hh.n() == s.hidden);
-    for t in 0..s.steps {
-        let (h_past, h_now) = h.split_at_mut(t * bh);
-        let h_prev = if t == 0 { h0 } else { &h_past[(t - 1) * bh..] };
-        let h_now = &mut h_now[..bh];
-        let a = MatRef::new(h_prev, s.batch, s.hidden);
-        gemm_packed_forward(a, w_hh, None, &mut MatMut::new(h_now, s.batch, s.hidden), true);
-        for x in h_now {
-            *x = match f {
-                Nonlinearity::Tanh => x.tanh(),
-                Nonlinearity::Relu => x.max(0.0),
-            };
+    let h = Shared::new(h);
+    s.for_rows(|rows| {
+        let mut h_prev = &h0[s.at(0, &rows, s.hidden)];
+        for t in 0..s.steps {
+            // SAFETY: this task alone touches these rows, and each step of them once.
+            let h = unsafe { h.slice(s.at(t, &rows, s.hidden)) };
+            let a = MatRef::new(h_prev, rows.len(), s.hidden);
+            gemm_packed_forward(a, w_hh, None, &mut MatMut::new(h, rows.len(), s.hidden), true);
+            dispatch(RnnCell { h, f });
+            h_prev = h;
         }
-    }
+    });
 }
 
 /// Runs an Elman network backwards through time.
@@ -264,18 +279,20 @@ pub fn rnn_backward(
 ) {
     let bh = s.batch * s.hidden;
     assert!(h.len() == s.steps * bh && d_h.len() == h.len() && d_h0.len() == bh);
-    d_h0.fill(0.0);
-    for t in (0..s.steps).rev() {
-        let d_now = &mut d_h[t * bh..(t + 1) * bh];
-        for (at, d) in d_now.iter_mut().enumerate() {
-            let y = h[t * bh + at];
-            let slope = match f {
-                Nonlinearity::Tanh => 1.0 - y * y,
-                Nonlinearity::Relu => f32::from(u8::from(y > 0.0)),
-            };
-            *d = (*d + d_h0[at]) * slope;
+    assert!(w_hh_t.k() == s.hidden && w_hh_t.n() == s.hidden);
+    let (d_h, d_h0) = (Shared::new(d_h), Shared::new(d_h0));
+    s.for_rows(|rows| {
+        // SAFETY: this task alone touches these rows.
+        let d_h_next = unsafe { d_h0.slice(s.at(0, &rows, s.hidden)) };
+        d_h_next.fill(0.0);
+        for t in (0..s.steps).rev() {
+            let at = s.at(t, &rows, s.hidden);
+            // SAFETY: as above, and each step of them once.
+            let d_h = unsafe { d_h.slice(at.clone()) };
+            dispatch(RnnCellBackward { h: &h[at], d_h, d_h_next, f });
+            let a = MatRef::new(d_h, rows.len(), s.hidden);
+            let mut d_h_prev = MatMut::new(d_h_next, rows.len(), s.hidden);
+            gemm_packed_forward(a, w_hh_t, None, &mut d_h_prev, false);
         }
-        let a = MatRef::new(d_now, s.batch, s.hidden);
-        gemm_packed_forward(a, w_hh_t, None, &mut MatMut::new(d_h0, s.batch, s.hidden), false);
-    }
+    });
 }

@@ -1,5 +1,7 @@
 //! The kernels as a newcomer would write them: the oracle, readable first.
 
+pub mod recurrent;
+
 use crate::gemm::{MatMut, MatRef};
 
 /// `C = A B (+ bias) (+ C)` by the definition, with sums in f64.

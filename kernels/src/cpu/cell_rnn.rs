@@ -1,0 +1,69 @@
+//! The pointwise half of an Elman step, forward and backward, for some rows of a batch.
+
+use super::lanes::{Body, LANES, Lanes};
+use super::math::tanh;
+use crate::recurrent::Nonlinearity;
+
+/// Puts sums through the nonlinearity, in place.
+pub(crate) struct RnnCell<'a> {
+    pub h: &'a mut [f32],
+    pub f: Nonlinearity,
+}
+
+#[inline(always)]
+fn forward<L: Lanes>(f: Nonlinearity, x: L) -> L {
+    match f {
+        Nonlinearity::Tanh => tanh(x),
+        Nonlinearity::Relu => L::zero().max(x),
+    }
+}
+
+impl Body for RnnCell<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        let (h, tail) = self.h.as_chunks_mut::<LANES>();
+        for h in h {
+            forward(self.f, L::load(h)).store(h);
+        }
+        if !tail.is_empty() {
+            forward(self.f, L::load_part(tail)).store_part(tail);
+        }
+    }
+}
+
+/// Turns gradients of states into gradients of the sums before the nonlinearity.
+pub(crate) struct RnnCellBackward<'a> {
+    /// The states.
+    pub h: &'a [f32],
+    /// What reaches `h` from above on entry; the gradient of the sums on return.
+    pub d_h: &'a mut [f32],
+    /// What reaches `h` from the next step.
+    pub d_h_next: &'a [f32],
+    pub f: Nonlinearity,
+}
+
+#[inline(always)]
+fn backward<L: Lanes>(f: Nonlinearity, y: L, d: L) -> L {
+    match f {
+        Nonlinearity::Tanh => d.mul(y.neg_mul_add(y, L::splat(1.0))),
+        Nonlinearity::Relu => L::select(y.gt(L::zero()), d, L::zero()),
+    }
+}
+
+impl Body for RnnCellBackward<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        let (h, h_tail) = self.h.as_chunks::<LANES>();
+        let (d, d_tail) = self.d_h.as_chunks_mut::<LANES>();
+        let (next, next_tail) = self.d_h_next.as_chunks::<LANES>();
+        for ((h, d), next) in h.iter().zip(d).zip(next) {
+            backward(self.f, L::load(h), L::load(d).add(L::load(next))).store(d);
+        }
+        if !d_tail.is_empty() {
+            let d = L::load_part(d_tail).add(L::load_part(next_tail));
+            backward(self.f, L::load_part(h_tail), d).store_part(d_tail);
+        }
+    }
+}

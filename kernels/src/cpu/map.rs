@@ -1,0 +1,344 @@
+//! Functions of one and two numbers, element by element; sums in a fixed tree.
+
+use super::lanes::{Body, LANES, Lanes};
+
+/// A function of one number.
+pub(crate) trait Map: Copy + Sync {
+    fn apply<L: Lanes>(self, x: L) -> L;
+}
+
+/// A function of two numbers.
+pub(crate) trait Zip: Copy + Sync {
+    fn apply<L: Lanes>(self, a: L, b: L) -> L;
+}
+
+/// `y = f(x)`.
+pub(crate) struct MapBody<'a, F> {
+    pub f: F,
+    pub x: &'a [f32],
+    pub y: &'a mut [f32],
+}
+
+impl<F: Map> Body for MapBody<'_, F> {
+    type Out = ();
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        let (x, x_tail) = self.x.as_chunks::<LANES>();
+        let (y, y_tail) = self.y.as_chunks_mut::<LANES>();
+        for (x, y) in x.iter().zip(y) {
+            self.f.apply(L::load(x)).store(y);
+        }
+        if !x_tail.is_empty() {
+            self.f.apply(L::load_part(x_tail)).store_part(y_tail);
+        }
+    }
+}
+
+/// `y = f(a, b)`.
+pub(crate) struct ZipBody<'a, F> {
+    pub f: F,
+    pub a: &'a [f32],
+    pub b: &'a [f32],
+    pub y: &'a mut [f32],
+}
+
+/// [`ZipBody`] for one row, to be inlined into bodies over many.
+#[inline(always)]
+pub(crate) fn zip_row<L: Lanes, F: Zip>(f: F, a: &[f32], b: &[f32], y: &mut [f32]) {
+    let (a, a_tail) = a.as_chunks::<LANES>();
+    let (b, b_tail) = b.as_chunks::<LANES>();
+    let (y, y_tail) = y.as_chunks_mut::<LANES>();
+    for ((a, b), y) in a.iter().zip(b).zip(y) {
+        f.apply(L::load(a), L::load(b)).store(y);
+    }
+    if !a_tail.is_empty() {
+        f.apply(L::load_part(a_tail), L::load_part(b_tail)).store_part(y_tail);
+    }
+}
+
+impl<F: Zip> Body for ZipBody<'_, F> {
+    type Out = ();
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        zip_row::<L, F>(self.f, self.a, self.b, self.y);
+    }
+}
+
+/// `y = f(a, b)` with the same row `b` for each row of `a`.
+pub(crate) struct ZipRowsBody<'a, F> {
+    pub f: F,
+    pub a: &'a [f32],
+    pub b: &'a [f32],
+    pub y: &'a mut [f32],
+}
+
+impl<F: Zip> Body for ZipRowsBody<'_, F> {
+    type Out = ();
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        let cols = self.b.len();
+        for (a, y) in self.a.chunks_exact(cols).zip(self.y.chunks_exact_mut(cols)) {
+            zip_row::<L, F>(self.f, a, self.b, y);
+        }
+    }
+}
+
+/// `y = f(x, y)`.
+pub(crate) struct UpdateBody<'a, F> {
+    pub f: F,
+    pub x: &'a [f32],
+    pub y: &'a mut [f32],
+}
+
+/// [`UpdateBody`] for one row, to be inlined into bodies over many.
+#[inline(always)]
+pub(crate) fn update_row<L: Lanes, F: Zip>(f: F, x: &[f32], y: &mut [f32]) {
+    let (x, x_tail) = x.as_chunks::<LANES>();
+    let (y, y_tail) = y.as_chunks_mut::<LANES>();
+    for (x, y) in x.iter().zip(y) {
+        f.apply(L::load(x), L::load(y)).store(y);
+    }
+    if !x_tail.is_empty() {
+        f.apply(L::load_part(x_tail), L::load_part(y_tail)).store_part(y_tail);
+    }
+}
+
+impl<F: Zip> Body for UpdateBody<'_, F> {
+    type Out = ();
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        update_row::<L, F>(self.f, self.x, self.y);
+    }
+}
+
+/// The sum of `f(x)`.
+pub(crate) struct SumBody<'a, F> {
+    pub f: F,
+    pub x: &'a [f32],
+}
+
+/// [`SumBody`] for one row: block `4 q + p` goes to partial sum `p`, `(0 + 1) + (2 + 3)` at the end.
+#[inline(always)]
+pub(crate) fn sum_row<L: Lanes, F: Map>(f: F, x: &[f32]) -> f32 {
+    let (x, tail) = x.as_chunks::<LANES>();
+    let (fours, rest) = x.as_chunks::<4>();
+    let mut sums = [L::zero(); 4];
+    for four in fours {
+        for p in 0..4 {
+            sums[p] = sums[p].add(f.apply(L::load(&four[p])));
+        }
+    }
+    for (sum, x) in sums.iter_mut().zip(rest) {
+        *sum = sum.add(f.apply(L::load(x)));
+    }
+    if !tail.is_empty() {
+        // Lanes past the end count as 0 whatever `f` makes of them.
+        let mut last = [0.0; LANES];
+        f.apply(L::load_part(tail)).store_part(&mut last[..tail.len()]);
+        sums[3] = sums[3].add(L::load(&last));
+    }
+    sums[0].add(sums[1]).add(sums[2].add(sums[3])).reduce_add()
+}
+
+impl<F: Map> Body for SumBody<'_, F> {
+    type Out = f32;
+    #[inline(always)]
+    fn run<L: Lanes>(self) -> f32 {
+        sum_row::<L, F>(self.f, self.x)
+    }
+}
+
+/// `y[r]` = the sum of row `r`.
+pub(crate) struct SumRowsBody<'a> {
+    pub x: &'a [f32],
+    pub y: &'a mut [f32],
+    pub cols: usize,
+}
+
+impl Body for SumRowsBody<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        for (x, y) in self.x.chunks_exact(self.cols).zip(self.y) {
+            *y = sum_row::<L, Same>(Same, x);
+        }
+    }
+}
+
+/// Adds each column's sum to `y`: eight rows at a time, a tree over them, then the rest one by one.
+pub(crate) struct SumColsBody<'a> {
+    pub x: &'a [f32],
+    pub y: &'a mut [f32],
+}
+
+impl Body for SumColsBody<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        let cols = self.y.len();
+        let eights = self.x.chunks_exact(8 * cols);
+        let rest = eights.remainder();
+        let pair = |a: L, b: L| a.add(b);
+        for eight in eights {
+            let whole = cols / LANES * LANES;
+            for at in (0..whole).step_by(LANES) {
+                let x: [L; 8] = std::array::from_fn(|r| {
+                    let at = r * cols + at;
+                    L::load(eight[at..at + LANES].as_array().unwrap_or(&[0.0; LANES]))
+                });
+                let sum = pair(pair(x[0], x[1]), pair(x[2], x[3]));
+                let sum = sum.add(pair(pair(x[4], x[5]), pair(x[6], x[7])));
+                if let Some(y) = self.y[at..at + LANES].as_mut_array::<LANES>() {
+                    L::load(y).add(sum).store(y);
+                }
+            }
+            if whole < cols {
+                let x: [L; 8] =
+                    std::array::from_fn(|r| L::load_part(&eight[r * cols + whole..(r + 1) * cols]));
+                let sum = pair(pair(x[0], x[1]), pair(x[2], x[3]));
+                let sum = sum.add(pair(pair(x[4], x[5]), pair(x[6], x[7])));
+                let y = &mut self.y[whole..];
+                L::load_part(y).add(sum).store_part(y);
+            }
+        }
+        for row in rest.chunks_exact(cols) {
+            update_row::<L, Add>(Add, row, self.y);
+        }
+    }
+}
+
+/// `gelu(x + bias) + residual` for each row.
+pub(crate) struct BiasGeluResidualBody<'a> {
+    pub x: &'a [f32],
+    pub bias: &'a [f32],
+    pub residual: &'a [f32],
+    pub y: &'a mut [f32],
+}
+
+impl Body for BiasGeluResidualBody<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        let cols = self.bias.len();
+        let one = |x: L, bias: L, residual: L| super::math::gelu(x.add(bias)).add(residual);
+        let (bias, bias_tail) = self.bias.as_chunks::<LANES>();
+        let rows = self.x.chunks_exact(cols).zip(self.residual.chunks_exact(cols));
+        for ((x, residual), y) in rows.zip(self.y.chunks_exact_mut(cols)) {
+            let (x, x_tail) = x.as_chunks::<LANES>();
+            let (residual, residual_tail) = residual.as_chunks::<LANES>();
+            let (y, y_tail) = y.as_chunks_mut::<LANES>();
+            for (((x, bias), residual), y) in x.iter().zip(bias).zip(residual).zip(y) {
+                one(L::load(x), L::load(bias), L::load(residual)).store(y);
+            }
+            if !x_tail.is_empty() {
+                let (x, bias) = (L::load_part(x_tail), L::load_part(bias_tail));
+                one(x, bias, L::load_part(residual_tail)).store_part(y_tail);
+            }
+        }
+    }
+}
+
+/// Defines functions of one or two numbers.
+macro_rules! functions {
+    ($kind:ident: $($(#[$doc:meta])* $name:ident($($arg:ident),+) = $value:expr;)+) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy)]
+        pub(crate) struct $name;
+        impl $kind for $name {
+            #[inline(always)]
+            fn apply<L: Lanes>(self, $($arg: L),+) -> L {
+                $value
+            }
+        }
+    )+};
+}
+
+functions! { Map:
+    Same(x) = x;
+    Square(x) = x.mul(x);
+    Cube(x) = x.mul(x).mul(x);
+    Neg(x) = x.neg();
+    Exp(x) = super::math::exp(x);
+    Log(x) = super::math::log(x);
+    Sqrt(x) = x.sqrt();
+    Recip(x) = L::splat(1.0).div(x);
+    Tanh(x) = super::math::tanh(x);
+    Sigmoid(x) = super::math::sigmoid(x);
+    /// The order of operands keeps NaN.
+    Relu(x) = L::zero().max(x);
+    Gelu(x) = super::math::gelu(x);
+    Step(x) = L::select(x.gt(L::zero()), L::splat(1.0), L::zero());
+    Sin(x) = super::math::sin(x);
+    Cos(x) = super::math::cos(x);
+    Erf(x) = super::math::erf(x);
+    Abs(x) = x.abs();
+}
+
+functions! { Zip:
+    Add(a, b) = a.add(b);
+    Sub(a, b) = a.sub(b);
+    Mul(a, b) = a.mul(b);
+    Div(a, b) = a.div(b);
+    /// NaN where either is NaN.
+    Max(a, b) = L::select(a.eq(a), a.max(b), a);
+    /// NaN where either is NaN.
+    Min(a, b) = L::select(a.eq(a), a.min(b), a);
+}
+
+/// `x` where positive, else `slope * x`.
+#[derive(Clone, Copy)]
+pub(crate) struct LeakyRelu(pub f32);
+
+impl Map for LeakyRelu {
+    #[inline(always)]
+    fn apply<L: Lanes>(self, x: L) -> L {
+        L::select(x.gt(L::zero()), x, x.mul(L::splat(self.0)))
+    }
+}
+
+/// `scale * x + shift`, rounded once.
+#[derive(Clone, Copy)]
+pub(crate) struct Affine(pub f32, pub f32);
+
+impl Map for Affine {
+    #[inline(always)]
+    fn apply<L: Lanes>(self, x: L) -> L {
+        x.mul_add(L::splat(self.0), L::splat(self.1))
+    }
+}
+
+/// `x^p` by way of f64, one lane after the other: every special case of the standard, half an ulp.
+#[derive(Clone, Copy)]
+pub(crate) struct Pow(pub f32);
+
+impl Map for Pow {
+    #[inline(always)]
+    fn apply<L: Lanes>(self, x: L) -> L {
+        let mut y = [0.0; LANES];
+        x.store(&mut y);
+        y.iter_mut().for_each(|y| *y = f64::from(*y).powf(f64::from(self.0)) as f32);
+        L::load(&y)
+    }
+}
+
+/// A function of two numbers with one of them given.
+#[derive(Clone, Copy)]
+pub(crate) struct With<F>(pub F, pub f32);
+
+impl<F: Zip> Map for With<F> {
+    #[inline(always)]
+    fn apply<L: Lanes>(self, x: L) -> L {
+        self.0.apply(x, L::splat(self.1))
+    }
+}
+
+/// `scale * a + b`, rounded once.
+#[derive(Clone, Copy)]
+pub(crate) struct Axpy(pub f32);
+
+impl Zip for Axpy {
+    #[inline(always)]
+    fn apply<L: Lanes>(self, a: L, b: L) -> L {
+        a.mul_add(L::splat(self.0), b)
+    }
+}

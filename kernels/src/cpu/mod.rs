@@ -1,0 +1,16 @@
+//! Vector code for CPUs: bodies over sixteen lanes, and what they are made of.
+
+pub(crate) mod cell_gru;
+pub(crate) mod cell_lstm;
+pub(crate) mod cell_rnn;
+pub(crate) mod lanes;
+#[cfg(target_arch = "x86_64")]
+mod lanes_avx2;
+#[cfg(target_arch = "x86_64")]
+mod lanes_avx512;
+#[cfg(target_arch = "aarch64")]
+mod lanes_neon;
+mod lanes_scalar;
+pub(crate) mod map;
+pub(crate) mod math;
+pub(crate) mod shared;
