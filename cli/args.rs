@@ -37,6 +37,14 @@ pub struct Cli {
 /// Every command, in the order of the help page.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Write a MIDI file as tokens of an encoding
+    Tokenize(command::tokenize::Args),
+    /// Turn tokens back into a MIDI file
+    Detokenize(command::detokenize::Args),
+    /// Play a MIDI file into a WAV file and draw its piano roll
+    Render(command::render::Args),
+    /// List the built-in corpora, or write one out as MIDI files
+    Corpora(command::corpora::Args),
     /// Show the machine: CPU, instruction sets, caches, measured peak
     Info(command::info::Args),
     /// Print a completion script for a shell
@@ -45,6 +53,10 @@ pub enum Command {
 
 fn dispatch(command: &Command, console: &Console) -> Result<()> {
     match command {
+        Command::Tokenize(args) => command::tokenize::run(args, console),
+        Command::Detokenize(args) => command::detokenize::run(args, console),
+        Command::Render(args) => command::render::run(args, console),
+        Command::Corpora(args) => command::corpora::run(args, console),
         Command::Info(args) => command::info::run(args, console),
         Command::Completions(args) => command::completions::run(args),
     }

@@ -61,6 +61,7 @@ pub struct Entry {
     /// Notes in train, valid and test.
     pub notes: [usize; 3],
     packed: &'static [u8],
+    documents: &'static [(&'static str, &'static str)],
 }
 
 impl Entry {
@@ -90,6 +91,27 @@ pub struct Corpus {
     pub pieces: Vec<Piece>,
 }
 
+impl Corpus {
+    /// The files that belong beside the pieces: README, licence, credits, and for the chorales their
+    /// two other forms.
+    ///
+    /// # Errors
+    /// Only if the program itself is damaged.
+    pub fn documents(&self) -> Result<Vec<(&'static str, Vec<u8>)>> {
+        let entry = find(self.name).ok_or_else(|| damaged(self.name))?;
+        let mut documents: Vec<(&str, Vec<u8>)> =
+            entry.documents.iter().map(|(name, text)| (*name, text.as_bytes().to_vec())).collect();
+        if self.name == "chorales" {
+            documents.push(("satb.json", unpack(SATB)?));
+            documents.push(("quarter.json", unpack(QUARTER)?));
+        }
+        Ok(documents)
+    }
+}
+
+const SATB: &[u8] = include_bytes!("../corpora/chorales/satb.json.xz");
+const QUARTER: &[u8] = include_bytes!("../corpora/chorales/quarter.json.xz");
+
 const CORPORA: [Entry; 5] = [
     Entry {
         name: "folk",
@@ -99,6 +121,7 @@ const CORPORA: [Entry; 5] = [
         pieces: [3370, 192, 184],
         notes: [585_123, 33_362, 31_699],
         packed: include_bytes!("../corpora/folk/pieces.xz"),
+        documents: &[("README.md", include_str!("../corpora/folk/README.md"))],
     },
     Entry {
         name: "chorales",
@@ -108,6 +131,7 @@ const CORPORA: [Entry; 5] = [
         pieces: [229, 76, 77],
         notes: [49_300, 15_897, 17_525],
         packed: include_bytes!("../corpora/chorales/pieces.xz"),
+        documents: &[("README.md", include_str!("../corpora/chorales/README.md"))],
     },
     Entry {
         name: "bands",
@@ -117,6 +141,11 @@ const CORPORA: [Entry; 5] = [
         pieces: [92, 10, 8],
         notes: [383_710, 31_905, 30_876],
         packed: include_bytes!("../corpora/bands/pieces.xz"),
+        documents: &[
+            ("README.md", include_str!("../corpora/bands/README.md")),
+            ("LICENSE.freedoom.txt", include_str!("../corpora/bands/LICENSE.freedoom.txt")),
+            ("CREDITS-MUSIC.txt", include_str!("../corpora/bands/CREDITS-MUSIC.txt")),
+        ],
     },
     Entry {
         name: "grooves",
@@ -126,6 +155,10 @@ const CORPORA: [Entry; 5] = [
         pieces: [826, 116, 126],
         notes: [307_622, 40_153, 42_880],
         packed: include_bytes!("../corpora/grooves/pieces.xz"),
+        documents: &[
+            ("README.md", include_str!("../corpora/grooves/README.md")),
+            ("LICENSE.txt", include_str!("../corpora/grooves/LICENSE.txt")),
+        ],
     },
     Entry {
         name: "piano",
@@ -135,6 +168,7 @@ const CORPORA: [Entry; 5] = [
         pieces: [49, 3, 7],
         notes: [205_867, 7_244, 14_906],
         packed: include_bytes!("../corpora/piano/pieces.xz"),
+        documents: &[("README.md", include_str!("../corpora/piano/README.md"))],
     },
 ];
 
@@ -168,7 +202,7 @@ pub fn load(name: &str) -> Result<Corpus> {
 /// # Errors
 /// Only if the program itself is damaged.
 pub fn chorales_satb() -> Result<[Vec<Vec<[i16; 4]>>; 3]> {
-    chorales(include_bytes!("../corpora/chorales/satb.json.xz"))
+    chorales(SATB)
 }
 
 /// Chorales as sets of keys: for each piece its quarter steps, each with the pitches that sound. The
@@ -177,7 +211,7 @@ pub fn chorales_satb() -> Result<[Vec<Vec<[i16; 4]>>; 3]> {
 /// # Errors
 /// Only if the program itself is damaged.
 pub fn chorales_quarter() -> Result<[Vec<Vec<Vec<u8>>>; 3]> {
-    chorales(include_bytes!("../corpora/chorales/quarter.json.xz"))
+    chorales(QUARTER)
 }
 
 /// Tells which test chorales share less than half of their soprano's phrases with any one training

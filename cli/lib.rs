@@ -13,11 +13,13 @@ pub mod corpora;
 pub mod curve;
 pub mod data;
 pub mod error;
+pub mod input;
 pub mod interrupt;
 pub mod output;
 pub mod pianoroll;
 pub mod progress;
 pub mod sound;
+pub mod soundfont;
 pub mod synth;
 
 pub use error::{Error, Result};

@@ -100,18 +100,32 @@ impl Staged {
     /// # Errors
     /// If the disk is full or the rename fails; then nothing is left behind.
     pub fn commit(mut self) -> Result<()> {
-        let named = self.named.clone();
-        let fail = |e: io::Error| Error::unwritable(&named, reason(&e));
-        self.file.flush().map_err(fail)?;
+        self.flush().map_err(|e| Error::unwritable(&self.named, reason(&e)))?;
+        if self.temporary.is_some() {
+            let synced = self.file.get_ref().sync_all();
+            synced.map_err(|e| Error::unwritable(&self.named, reason(&e)))?;
+        }
+        let target = self.target.clone();
+        self.publish()?;
+        // The new name itself survives a power cut once the folder is on the disk. Some file systems
+        // cannot do that; the file is good all the same.
+        if let Some(folder) = target.parent() {
+            let _ = File::open(folder).and_then(|f| f.sync_all());
+        }
+        Ok(())
+    }
+
+    /// Puts the file in its place at once, which a power cut may undo: for files that are cheap to
+    /// write again.
+    ///
+    /// # Errors
+    /// If the disk is full or the rename fails; then nothing is left behind.
+    pub fn publish(mut self) -> Result<()> {
+        self.flush().map_err(|e| Error::unwritable(&self.named, reason(&e)))?;
         if let Some(temporary) = &self.temporary {
-            self.file.get_ref().sync_all().map_err(fail)?;
-            fs::rename(temporary, &self.target).map_err(fail)?;
+            fs::rename(temporary, &self.target)
+                .map_err(|e| Error::unwritable(&self.named, reason(&e)))?;
             self.temporary = None;
-            // The new name itself survives a power cut once the folder is on the disk. Some file
-            // systems cannot do that; the file is good all the same.
-            if let Some(folder) = self.target.parent() {
-                let _ = File::open(folder).and_then(|f| f.sync_all());
-            }
         }
         Ok(())
     }
