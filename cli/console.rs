@@ -45,6 +45,13 @@ impl Console {
         let _ = writeln!(io::stderr(), "warning: {}", clean(text.as_ref()));
     }
 
+    /// Notes on stderr, in one line, what a person may not expect.
+    pub fn note(&self, text: impl AsRef<str>) {
+        if !self.quiet {
+            let _ = writeln!(io::stderr(), "note: {}", clean(text.as_ref()));
+        }
+    }
+
     /// Warns about a file on stderr, in at most `most` lines; then says how many more there are.
     pub fn warn_file(&self, path: &Path, warnings: &[String], most: usize) {
         for text in warnings.iter().take(most) {

@@ -9,7 +9,7 @@ use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::console::print;
+use crate::console::{Console, print, show_path};
 use crate::error::{Error, Result, reason};
 
 /// Writes a whole file at once. `-` is standard output.
@@ -31,6 +31,20 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
 pub fn within(path: &Path, name: &str) -> PathBuf {
     let slash = path.as_os_str().as_encoded_bytes().last() == Some(&b'/');
     if slash || path.is_dir() { path.join(name) } else { path.to_owned() }
+}
+
+/// Gives the path to write to as [`within`] does, and notes on stderr what a slip of the pen may have
+/// caused: a folder in place of a file, or a folder that is not there yet and will be made.
+pub fn place(path: &Path, name: &str, console: &Console) -> PathBuf {
+    let place = within(path, name);
+    if place != path && path.is_dir() {
+        console.note(format!("{} is a folder: writing {}", show_path(path), show_path(&place)));
+    } else if let Some(folder) = place.parent().filter(|folder| *folder != Path::new("")) {
+        if !folder.exists() {
+            console.note(format!("making the folder {}", show_path(folder)));
+        }
+    }
+    place
 }
 
 /// A file on its way: written under another name until [`Staged::commit`].

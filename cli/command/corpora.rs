@@ -38,14 +38,14 @@ pub fn run(args: &Args, console: &Console) -> Result<()> {
 
 fn show(console: &Console) -> Result<()> {
     console.say(format!(
-        "{:<10} {:>7} {:>6} {:>6} {:>9}  {:<34} about",
+        "{:<10} {:>7} {:>6} {:>6} {:>9}  {:<36} about",
         "name", "train", "valid", "test", "notes", "licence"
     ))?;
     for entry in list() {
         let [train, valid, test] = entry.pieces;
         let notes: usize = entry.notes.iter().sum();
         console.say(format!(
-            "{:<10} {train:>7} {valid:>6} {test:>6} {notes:>9}  {:<34} {}",
+            "{:<10} {train:>7} {valid:>6} {test:>6} {notes:>9}  {:<36} {}",
             entry.name, entry.licence, entry.about
         ))?;
     }

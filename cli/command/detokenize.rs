@@ -81,7 +81,7 @@ pub fn run(args: &Args, console: &Console) -> Result<()> {
     drop(bytes);
     let encoding = find_encoding(&object.scheme).map_err(|e| Error::file(&args.file, e))?;
     let score = encoding.decode(&object.tokens).map_err(|e| of_tokenizer(&args.file, &e))?;
-    let out = output::within(&args.out, "piece.mid");
+    let out = output::place(&args.out, "piece.mid", console);
     output::write(&out, &score.to_midi())?;
     if out == PathBuf::from("-") {
         return Ok(());

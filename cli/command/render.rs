@@ -80,7 +80,8 @@ pub fn run(args: &Args, console: &Console) -> Result<()> {
         name.push(ending);
         PathBuf::from(name)
     };
-    let within = |path: &Path, ending: &str| output::within(path, &named(ending).to_string_lossy());
+    let within =
+        |path: &Path, ending: &str| output::place(path, &named(ending).to_string_lossy(), console);
     let wav = args.out.as_deref().map_or_else(|| named("wav"), |path| within(path, "wav"));
     let image = match (&args.image, &args.out) {
         (Some(path), _) => within(path, "png"),

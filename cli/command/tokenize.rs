@@ -77,7 +77,7 @@ pub fn run(args: &Args, console: &Console) -> Result<()> {
         reading.ticks_per_quarter
     );
     if let Some(out) = &args.out {
-        let out = output::within(out, "tokens.json");
+        let out = output::place(out, "tokens.json", console);
         output::write(&out, format!("{object}\n").as_bytes())?;
         console.say(summary)?;
         console.say(format!("written to {}", show_path(&out)))?;
