@@ -37,6 +37,16 @@ pub struct Cli {
 /// Every command, in the order of the help page.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Let a trained model write a piece: MIDI, sound and picture
+    Generate(Box<command::generate::Args>),
+    /// Train a model on a folder of MIDI files or a built-in corpus
+    Train(Box<command::train::Args>),
+    /// Score unseen music with a model; compare what it writes with what it learned from
+    Evaluate(command::evaluate::Args),
+    /// Show what a model is made of and what it costs
+    Inspect(command::inspect::Args),
+    /// List the weights in the box and the models that can be trained
+    Models(command::models::Args),
     /// Write a MIDI file as tokens of an encoding
     Tokenize(command::tokenize::Args),
     /// Turn tokens back into a MIDI file
@@ -53,6 +63,11 @@ pub enum Command {
 
 fn dispatch(command: &Command, console: &Console) -> Result<()> {
     match command {
+        Command::Generate(args) => command::generate::run(args, console),
+        Command::Train(args) => command::train::run(args, console),
+        Command::Evaluate(args) => command::evaluate::run(args, console),
+        Command::Inspect(args) => command::inspect::run(args, console),
+        Command::Models(args) => command::models::run(args, console),
         Command::Tokenize(args) => command::tokenize::run(args, console),
         Command::Detokenize(args) => command::detokenize::run(args, console),
         Command::Render(args) => command::render::run(args, console),

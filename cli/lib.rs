@@ -15,6 +15,7 @@ pub mod data;
 pub mod error;
 pub mod input;
 pub mod interrupt;
+pub mod model;
 pub mod output;
 pub mod pianoroll;
 pub mod progress;

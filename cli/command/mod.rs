@@ -3,6 +3,11 @@
 pub mod completions;
 pub mod corpora;
 pub mod detokenize;
+pub mod evaluate;
+pub mod generate;
 pub mod info;
+pub mod inspect;
+pub mod models;
 pub mod render;
 pub mod tokenize;
+pub mod train;

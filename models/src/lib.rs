@@ -1,2 +1,96 @@
-//! Models.
+//! Every architecture that writes music: one file each, with its presets, its loss and its sampling.
+//!
+//! Read [`recurrent`] first: a whole language model of music, from the paper's equations to the
+//! next note. [`registry`] finds a model by name; [`generate`] makes a piece with it; [`train`] makes
+//! the weights. With `default-features = false` what is left is the embedded generator.
 #![forbid(unsafe_code)]
+
+mod attention_cell;
+pub mod bundled;
+pub mod config;
+pub mod data;
+mod error;
+pub mod evaluate;
+pub mod generate;
+pub mod layers;
+pub mod recurrent;
+pub mod registry;
+#[cfg(feature = "train")]
+pub mod run;
+pub mod sampling;
+#[cfg(feature = "train")]
+pub mod train;
+mod weights;
+
+pub use error::Error;
+pub use weights::{Loaded, load_weights, read_model, save_weights};
+
+use data::Batch;
+use etude_engine::{Module, Rng, Tensor};
+
+/// A result of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What a teacher-forced pass over a batch says about every target.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Scored {
+    /// Negative log-likelihood of each target, in nats `[steps, batch]`; 0 where there is none.
+    pub nats: Vec<f32>,
+    /// Targets that were the model's first choice.
+    pub hits: usize,
+}
+
+/// What every architecture can do.
+pub trait Model: Module + Send + Sync {
+    /// The mean negative log-likelihood of the batch's targets, in nats, with its graph.
+    ///
+    /// `dropout` gives the random numbers of a training pass; without it nothing is dropped.
+    ///
+    /// # Errors
+    /// If the batch does not fit the model.
+    fn loss(&self, batch: &Batch, dropout: Option<&mut Rng>) -> Result<Tensor>;
+
+    /// Scores every target of the batch, without a graph.
+    ///
+    /// # Errors
+    /// If the batch does not fit the model.
+    fn score(&self, batch: &Batch) -> Result<Scored>;
+
+    /// A form of the model that writes one token after the other: weights packed, nothing allocated
+    /// while it runs.
+    ///
+    /// # Errors
+    /// If the weights do not fit together.
+    fn generator(&self) -> Result<Box<dyn Generator>>;
+
+    /// What each part of the network costs.
+    fn parts(&self) -> Vec<Part>;
+}
+
+/// One part of a network: what it holds and what it costs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Part {
+    /// Its name, as in the names of its weights.
+    pub name: String,
+    /// What it computes, with shapes.
+    pub about: String,
+    /// Numbers in its weights.
+    pub parameters: u64,
+    /// Multiply-adds for one token, times 2.
+    pub flops_per_token: u64,
+}
+
+/// Writes one token after the other, for one piece.
+pub trait Generator: Send {
+    /// Forgets the piece: states back to zero.
+    fn reset(&mut self);
+
+    /// Reads the input rows of a step and returns the logits of the token to come.
+    ///
+    /// # Shapes
+    /// `rows` `[active]`; the result `[vocab]`.
+    ///
+    /// # Errors
+    /// If a row lies outside of the input matrix.
+    fn step(&mut self, rows: &[u32]) -> Result<&[f32]>;
+}

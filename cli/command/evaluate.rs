@@ -1,0 +1,186 @@
+//! `etude evaluate`: likelihood of unseen music, and what a model writes beside what it learned from.
+
+use std::path::PathBuf;
+
+use etude_models::data::{Dataset, meter_of};
+use etude_models::evaluate::likelihood;
+use etude_models::generate::{Length, Request, Writer};
+use etude_models::sampling::Sampling;
+use etude_tokenizer::statistics::{Statistics, spreads};
+use etude_tokenizer::{Encoding, Meter, Score, Tempo};
+use serde_json::{Map, Value, json};
+
+use crate::args::Machine;
+use crate::command::{generate, train};
+use crate::console::Console;
+use crate::error::{Error, Result};
+use crate::{data, model};
+
+/// Arguments of `etude evaluate`.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  etude evaluate lstm\n  etude evaluate run --data my_midi --split valid --samples 50 --json"
+)]
+pub struct Args {
+    /// A bundled model, a run directory or a .safetensors file
+    #[arg(value_name = "NAME")]
+    name: PathBuf,
+
+    /// A built-in corpus, folders or MIDI files [default: what the model was trained on]
+    #[arg(long, value_name = "D", num_args = 1..)]
+    data: Vec<PathBuf>,
+
+    /// The part of the data that is scored
+    #[arg(long, value_name = "PART", default_value = "test", value_parser = ["train", "valid", "test"])]
+    split: String,
+
+    /// Pieces to generate for the statistics; 0: none
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(0..=10_000))]
+    samples: u32,
+
+    /// Sharpens (below 1) or flattens (above 1) the choices of the generated pieces
+    #[arg(long, value_name = "T", default_value_t = 1.0)]
+    temperature: f32,
+
+    /// Start of the random numbers of the generated pieces
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+
+    #[command(flatten)]
+    machine: Machine,
+}
+
+/// Evaluates.
+///
+/// # Errors
+/// If the model or the data cannot be read.
+pub fn run(args: &Args, console: &Console) -> Result<()> {
+    let pool = args.machine.pool()?;
+    pool.run(|| evaluate(args, console))
+}
+
+fn evaluate(args: &Args, console: &Console) -> Result<()> {
+    let trained = model::load(&args.name)?;
+    let sources: Vec<PathBuf> = if args.data.is_empty() {
+        let source = trained.source.as_deref().unwrap_or("folk");
+        source.lines().map(PathBuf::from).collect()
+    } else {
+        args.data.clone()
+    };
+    let loaded = data::load(&sources)?;
+    loaded.report(console)?;
+    let source = loaded.source.clone();
+    let scores = train::scores(loaded);
+    let encoding = trained.config.encoding().map_err(|e| Error::input(e.to_string()))?;
+    let set = Dataset::new(&scores, &*encoding, trained.config.conditions, 0)
+        .map_err(|e| Error::input(format!("{source}: {e}")))?;
+    let (pieces, held) = match args.split.as_str() {
+        "train" => (&set.train, &scores.train),
+        "valid" => (&set.valid, &scores.valid),
+        _ => (&set.test, &scores.test),
+    };
+    if pieces.is_empty() {
+        return Err(Error::input(format!("{source}: its {} part holds no pieces", args.split)));
+    }
+    let nll =
+        likelihood(&*trained.model, pieces).map_err(|e| Error::input(format!("{source}: {e}")))?;
+    console.say(format!(
+        "{}  {} pieces, {} tokens, {} notes",
+        args.split,
+        pieces.len(),
+        nll.tokens,
+        nll.notes
+    ))?;
+    console.say(format!(
+        "nats   {:.4} a token, {:.4} a note, {:.4} a frame, {:.4} a second",
+        nll.per_token, nll.per_note, nll.per_frame, nll.per_second
+    ))?;
+    console.say(format!(
+        "       {:.4} bits a token, perplexity {:.3}, first choice right {:.1} %",
+        nll.per_token / std::f64::consts::LN_2,
+        nll.per_token.exp(),
+        100.0 * nll.accuracy
+    ))?;
+    let human: Vec<Score> = held.iter().map(|(_, score)| heard(&*encoding, score)).collect();
+    let written = generated(args, &trained, held)?;
+    let statistics = table(&written, &human, console)?;
+    console.report(&json!({
+        "model": trained.name, "data": source, "split": args.split,
+        "nll_per_frame": nll.per_frame, "nll_per_note": nll.per_note,
+        "nll_per_token": nll.per_token, "nll_per_second": nll.per_second,
+        "accuracy": nll.accuracy, "bound": false, "tokens": nll.tokens, "notes": nll.notes,
+        "pieces": pieces.len(), "parameters": trained.model.parameter_count(),
+        "statistics": statistics, "originality": Value::Null,
+    }))
+}
+
+/// A piece as the encoding hears it, with the metre and the tempo that it may not hold.
+fn heard(encoding: &dyn Encoding, score: &Score) -> Score {
+    let mut heard = encoding.quantise(score);
+    if heard.meters.is_empty() {
+        heard.meters.push(Meter { tick: 0, ..meter_of(score) });
+    }
+    if heard.tempos.is_empty() {
+        heard.tempos.extend(score.tempos.first().map(|t| Tempo { tick: 0, ..*t }));
+    }
+    heard
+}
+
+/// Writes pieces in the metres of the held pieces, each as long as one of them.
+fn generated(
+    args: &Args,
+    trained: &model::Trained,
+    held: &[(String, Score)],
+) -> Result<Vec<Score>> {
+    let failed = |e: etude_models::Error| Error::input(e.to_string());
+    let mut writer = Writer::new(&trained.config, &*trained.model).map_err(failed)?;
+    let mut written = Vec::new();
+    for i in 0..args.samples {
+        let (_, like) = &held[i as usize * held.len() / args.samples as usize];
+        let meter = meter_of(like);
+        let seconds = like.seconds().clamp(1.0, 120.0);
+        let request = Request {
+            length: Length::Seconds(seconds),
+            meter,
+            tempo_bpm: like.tempos.first().map_or(generate::usual_tempo(meter), |t| {
+                (60e6 / f64::from(t.micros_per_quarter)).clamp(10.0, 1000.0)
+            }),
+            primer: None,
+            sampling: Sampling { temperature: args.temperature, ..Sampling::default() },
+            seed: args.seed.wrapping_add(u64::from(i)),
+        };
+        written.push(writer.write(&request).map_err(failed)?.score);
+    }
+    Ok(written)
+}
+
+/// The statistics of what was written beside those of the data.
+fn table(written: &[Score], human: &[Score], console: &Console) -> Result<Value> {
+    if written.is_empty() {
+        return Ok(Value::Null);
+    }
+    let of = |scores: &[Score]| spreads(&scores.iter().map(Statistics::of).collect::<Vec<_>>());
+    let (ours, theirs) = (of(written), of(human));
+    console.say(format!(
+        "\n{:<22} {:>10} {:>10} {:>19}",
+        "median of", "generated", "data", "data, 5 % to 95 %"
+    ))?;
+    let mut values = Map::new();
+    for theirs in &theirs {
+        let Some(ours) = ours.iter().find(|s| s.name == theirs.name) else { continue };
+        console.say(format!(
+            "{:<22} {:>10.3} {:>10.3} {:>9.3}{:>10.3}",
+            theirs.name, ours.median, theirs.median, theirs.p5, theirs.p95
+        ))?;
+        values.insert(
+            theirs.name.into(),
+            json!({
+                "generated": { "mean": ours.mean, "median": ours.median },
+                "data": {
+                    "mean": theirs.mean, "median": theirs.median, "p5": theirs.p5, "p95": theirs.p95,
+                },
+            }),
+        );
+    }
+    Ok(Value::Object(values))
+}

@@ -1,0 +1,265 @@
+//! `etude generate`: a trained model writes a piece, as MIDI, sound and picture.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use etude_models::generate::{Length, Request, Writer};
+use etude_models::sampling::Sampling;
+use etude_tokenizer::{Meter, Note, Score, find_key};
+use serde_json::{Value, json};
+
+use crate::args::{Machine, Seed};
+use crate::console::{Console, show_path};
+use crate::error::{Error, Result};
+use crate::input::read_midi;
+use crate::{model, output, pianoroll, synth};
+
+/// Arguments of `etude generate`.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  etude generate\n  etude generate --meter 6/8 --bars 32 --seed 7 --out jig.mid\n  etude generate run --primer tune.mid --bars 16 --temperature 0.9\n  etude generate lstm --count 5 --out pieces --json"
+)]
+pub struct Args {
+    /// A bundled model, a run directory or a .safetensors file [default: lstm]
+    #[arg(value_name = "NAME", default_value = "lstm")]
+    name: PathBuf,
+
+    /// Weights to use in place of NAME: a .safetensors file
+    #[arg(long, value_name = "F")]
+    weights: Option<PathBuf>,
+
+    /// Bars to write (after the primer, if there is one) [default: 16]
+    #[arg(long, value_name = "N", conflicts_with = "seconds")]
+    bars: Option<usize>,
+
+    /// Seconds to write (after the primer, if there is one)
+    #[arg(long, value_name = "S")]
+    seconds: Option<f64>,
+
+    /// Music to go on from
+    #[arg(long, value_name = "F.mid")]
+    primer: Option<PathBuf>,
+
+    /// Metre, such as 3/4 or 6/8; that of the primer if there is one
+    #[arg(long, value_name = "N/D", value_parser = parse_meter, default_value = "4/4")]
+    meter: Meter,
+
+    /// Quarter notes a minute, where the encoding holds no tempo [default: by the metre]
+    #[arg(long, value_name = "BPM")]
+    tempo: Option<f64>,
+
+    /// Semitones by which the result is shifted
+    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
+    transpose: i32,
+
+    /// Sharpens (below 1) or flattens (above 1) the model's choices; 0 takes the likeliest
+    #[arg(long, value_name = "T", default_value_t = 0.9)]
+    temperature: f32,
+
+    /// Keep the K likeliest tokens; 0 keeps all
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    top_k: usize,
+
+    /// Keep the smallest set of tokens whose probability reaches P
+    #[arg(long, value_name = "P", default_value_t = 0.98)]
+    top_p: f32,
+
+    /// Keep tokens at least P times as likely as the likeliest
+    #[arg(long, value_name = "P", default_value_t = 0.0)]
+    min_p: f32,
+
+    /// How often one note may be struck in a row; 0: no limit
+    #[arg(long, value_name = "N", default_value_t = 6)]
+    repeat_limit: usize,
+
+    /// Number of pieces; piece i has the seed SEED + i
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    count: u32,
+
+    /// Where to write: a .mid file or a folder [default: etude-SEED.mid]
+    #[arg(long, short, value_name = "PATH")]
+    out: Option<PathBuf>,
+
+    /// Write no .wav
+    #[arg(long)]
+    no_audio: bool,
+
+    /// Write no .png
+    #[arg(long)]
+    no_image: bool,
+
+    #[command(flatten)]
+    seed: Seed,
+
+    #[command(flatten)]
+    machine: Machine,
+}
+
+fn parse_meter(text: &str) -> std::result::Result<Meter, String> {
+    let fault = || format!("{text:?} is not a metre such as 4/4 or 6/8");
+    let (n, d) = text.split_once('/').ok_or_else(fault)?;
+    let numerator: u8 = n.trim().parse().map_err(|_| fault())?;
+    let denominator: u8 = d.trim().parse().map_err(|_| fault())?;
+    if !(1..=32).contains(&numerator) || !matches!(denominator, 1 | 2 | 4 | 8 | 16) {
+        return Err(format!("{text}: 1 to 32 over 1, 2, 4, 8 or 16 is wanted"));
+    }
+    Ok(Meter { tick: 0, numerator, denominator })
+}
+
+/// A tempo at which the metre is usually played, in quarter notes a minute.
+pub fn usual_tempo(meter: Meter) -> f64 {
+    match (meter.numerator, meter.denominator) {
+        (6 | 9 | 12, 8) => 165.0,
+        (3, 4) => 120.0,
+        (2, 2) => 160.0,
+        _ => 120.0,
+    }
+}
+
+/// Writes pieces.
+///
+/// # Errors
+/// If the model or the primer cannot be read, a control is out of range, or a file cannot be written.
+pub fn run(args: &Args, console: &Console) -> Result<()> {
+    let name = args.weights.as_deref().unwrap_or(&args.name);
+    let pool = args.machine.pool()?;
+    pool.run(|| write(args, name, console))
+}
+
+fn write(args: &Args, name: &Path, console: &Console) -> Result<()> {
+    let seed = args.seed.get();
+    let primer = args.primer.as_deref().map(|path| read_midi(path, console)).transpose()?;
+    let primer = primer.map(|reading| reading.score);
+    let mut request = Request {
+        length: match args.seconds {
+            Some(seconds) => Length::Seconds(seconds),
+            None => Length::Bars(args.bars.unwrap_or(16)),
+        },
+        meter: args.meter,
+        tempo_bpm: 0.0,
+        primer,
+        sampling: Sampling {
+            temperature: args.temperature,
+            top_k: args.top_k,
+            top_p: args.top_p,
+            min_p: args.min_p,
+            repeat_limit: args.repeat_limit,
+        },
+        seed,
+    };
+    let meter = request.primer.as_ref().map_or(args.meter, etude_models::data::meter_of);
+    let primed_tempo = request.primer.as_ref().and_then(|p| p.tempos.first());
+    request.tempo_bpm = args.tempo.unwrap_or_else(|| {
+        primed_tempo.map_or(usual_tempo(meter), |t| 60e6 / f64::from(t.micros_per_quarter))
+    });
+    // Refuse a bad control before any file is touched.
+    request.sampling.check().map_err(|e| Error::input(e.to_string()))?;
+    let trained = model::load(name)?;
+    let weights = trained.model.parameter_count();
+    let mut writer =
+        Writer::new(&trained.config, &*trained.model).map_err(|e| model::from_models(e, name))?;
+    let mut files = Vec::new();
+    let (mut notes, mut seconds, mut tokens, mut writing) = (0, 0.0, 0, 0.0);
+    for i in 0..args.count {
+        request.seed = seed.wrapping_add(u64::from(i));
+        let start = Instant::now();
+        let piece = writer.write(&request).map_err(|e| Error::input(e.to_string()))?;
+        writing += start.elapsed().as_secs_f64();
+        tokens += piece.tokens.len();
+        let score = shifted(piece.score, args.transpose)?;
+        let place = place(args, request.seed);
+        let written = write_files(&score, &place, args)?;
+        say(console, &written, &score, meter)?;
+        files.push(Value::Object(written));
+        notes += score.note_count();
+        seconds += score.seconds();
+    }
+    let rate = tokens as f64 / writing.max(1e-9);
+    console.say(format!(
+        "by     {} ({weights} weights), seed {seed}, {rate:.0} tokens a second",
+        trained.name
+    ))?;
+    console.report(&json!({
+        "files": files, "model": trained.name, "seed": seed, "notes": notes, "seconds": seconds,
+        "tokens": tokens, "tokens_per_second": rate,
+    }))
+}
+
+fn shifted(score: Score, semitones: i32) -> Result<Score> {
+    match semitones {
+        0 => Ok(score),
+        _ => etude_tokenizer::transpose(&score, semitones).ok_or_else(|| {
+            Error::input(format!("--transpose {semitones}: a note would leave MIDI's 128 pitches"))
+        }),
+    }
+}
+
+/// Where the MIDI file of a seed goes.
+fn place(args: &Args, seed: u64) -> PathBuf {
+    let name = format!("etude-{seed}.mid");
+    match &args.out {
+        None => name.into(),
+        Some(path) if args.count == 1 => output::within(path, &name),
+        // Several pieces: a folder, or tune.mid -> tune-1.mid, tune-2.mid by their seeds.
+        Some(path) if path.extension().is_some_and(|e| e == "mid") && !path.is_dir() => {
+            let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            path.with_file_name(format!("{stem}-{seed}.mid"))
+        }
+        Some(folder) => folder.join(name),
+    }
+}
+
+fn write_files(score: &Score, midi: &Path, args: &Args) -> Result<serde_json::Map<String, Value>> {
+    let mut files = serde_json::Map::new();
+    let title = midi.file_stem().unwrap_or_default().to_string_lossy();
+    output::write(midi, &score.to_midi())?;
+    files.insert("midi".into(), show_path(midi).into());
+    for (key, ending, wanted) in [("wav", "wav", !args.no_audio), ("image", "png", !args.no_image)]
+    {
+        if !wanted {
+            files.insert(key.into(), Value::Null);
+            continue;
+        }
+        let path = midi.with_extension(ending);
+        match key {
+            "wav" => synth::render(score)?.write_wav(&path)?,
+            _ => output::write(&path, &pianoroll::draw(score, &title).png())?,
+        }
+        files.insert(key.into(), show_path(&path).into());
+    }
+    Ok(files)
+}
+
+fn say(
+    console: &Console,
+    files: &serde_json::Map<String, Value>,
+    score: &Score,
+    meter: Meter,
+) -> Result<()> {
+    let names: Vec<&str> = files.values().filter_map(Value::as_str).collect();
+    console.say(format!("wrote  {}", names.join(", ")))?;
+    let tuned = score.tracks.iter().filter(|t| !t.is_drum).flat_map(|t| &t.notes);
+    let tuned: Vec<Note> = tuned.copied().collect();
+    let (low, high) = tuned.iter().fold((127, 0), |(l, h), n| (n.pitch.min(l), n.pitch.max(h)));
+    let key = if tuned.is_empty() {
+        String::new()
+    } else {
+        let (tonic, minor) = find_key(&tuned);
+        let mode = if minor { "minor" } else { "major" };
+        format!(", {} {mode}, {} to {}", CLASSES[usize::from(tonic)], pitch(low), pitch(high))
+    };
+    console.say(format!(
+        "music  {} notes, {:.1} s in {}/{}{key}",
+        score.note_count(),
+        score.seconds(),
+        meter.numerator,
+        meter.denominator
+    ))
+}
+
+/// The name of a pitch: 60 is C4.
+fn pitch(pitch: u8) -> String {
+    format!("{}{}", CLASSES[usize::from(pitch % 12)], i32::from(pitch) / 12 - 1)
+}
+
+const CLASSES: [&str; 12] = ["C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B"];

@@ -1,0 +1,359 @@
+//! `etude train`: trains a model on a folder of MIDI files or a built-in corpus.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use etude_models::config;
+use etude_models::data::{Dataset, Scores};
+use etude_models::generate::{Length, Request, Writer};
+use etude_models::registry::{self, MODEL_KEYS};
+use etude_models::run::RunDir;
+use etude_models::sampling::Sampling;
+use etude_models::train::{End, Report, RunConfig, TRAIN_KEYS, Trainer, saved_config};
+use serde_json::{Map, Value, json};
+
+use crate::args::Machine;
+use crate::console::{Console, show_path};
+use crate::corpora::Split;
+use crate::curve::{Chart, Series};
+use crate::error::{Error, Result};
+use crate::input::read_bytes;
+use crate::model::from_models;
+use crate::progress::{Goal, Progress, Status};
+use crate::{data, interrupt, output, pianoroll};
+
+/// Arguments of `etude train`.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  etude train lstm --data folk --out run --time 2m\n  etude train lstm/melody-basic --data my_midi --out run --steps 500 --set hidden=192\n  etude train run --resume --steps 1000\n\nSettings for --set: model encoding conditions hidden layers dropout attention; train seed steps batch window lr schedule warmup clip weight_decay transpose log_every valid_every save_every patience"
+)]
+pub struct Args {
+    /// A model, such as lstm or lstm/melody-basic; with --resume a run directory
+    #[arg(value_name = "NAME", required_unless_present = "config")]
+    name: Option<PathBuf>,
+
+    /// A built-in corpus (see `etude corpora`), folders or MIDI files [default: the preset's]
+    #[arg(long, value_name = "FOLDER", num_args = 1..)]
+    data: Vec<PathBuf>,
+
+    /// The run directory [default: run]
+    #[arg(long, short, value_name = "DIR")]
+    out: Option<PathBuf>,
+
+    /// Steps in all
+    #[arg(long, value_name = "N")]
+    steps: Option<u64>,
+
+    /// Time after which training stops: 90s, 10m, 2h
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    time: Option<Duration>,
+
+    /// A setting of the model or of training; may be given again
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+
+    /// A configuration file (TOML, as config.toml of a run)
+    #[arg(long, value_name = "F.toml")]
+    config: Option<PathBuf>,
+
+    /// Go on with the run in the run directory
+    #[arg(long)]
+    resume: bool,
+
+    /// Start of the random numbers
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+
+    #[command(flatten)]
+    machine: Machine,
+}
+
+fn parse_time(text: &str) -> std::result::Result<Duration, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match &text[digits.len()..] {
+        "" | "s" => 1.0,
+        "m" | "min" => 60.0,
+        "h" => 3600.0,
+        _ => return Err("a number with s, m or h is wanted, such as 10m".into()),
+    };
+    match digits.parse::<f64>() {
+        Ok(n) if n > 0.0 && n * unit <= 3.2e7 => Ok(Duration::from_secs_f64(n * unit)),
+        _ => Err("a number above 0 with s, m or h is wanted, such as 10m".into()),
+    }
+}
+
+/// Trains.
+///
+/// # Errors
+/// If a setting, the data or the run directory cannot be used, or training fails.
+pub fn run(args: &Args, console: &Console) -> Result<()> {
+    interrupt::listen();
+    let pool = args.machine.pool()?;
+    pool.run(|| train(args, console))
+}
+
+fn train(args: &Args, console: &Console) -> Result<()> {
+    let (mut trainer, path) = match existing(args)? {
+        Some((run, path)) => {
+            let mut map = saved_config(&run).map_err(|e| from_models(e, &path))?.write();
+            adjust(args, &mut map)?;
+            let config = RunConfig::read(map).map_err(|e| Error::input(e.to_string()))?;
+            let data = dataset(&config, console)?;
+            (Trainer::resume(config, data, run).map_err(|e| from_models(e, &path))?, path)
+        }
+        None => {
+            let path = args.out.clone().unwrap_or_else(|| "run".into());
+            let mut map = base(args)?;
+            adjust(args, &mut map)?;
+            let config = RunConfig::read(map).map_err(|e| match &args.config {
+                Some(file) => Error::file(file, e),
+                None => Error::input(e.to_string()),
+            })?;
+            if path.join("state.json").exists() {
+                let why =
+                    "holds a run already; go on with it by --resume, or name another by --out";
+                return Err(Error::file(&path, why));
+            }
+            let data = dataset(&config, console)?;
+            (Trainer::create(config, data, &path).map_err(|e| from_models(e, &path))?, path)
+        }
+    };
+    describe(&trainer, &path, console)?;
+    let (from, start) = (trainer.step(), std::time::Instant::now());
+    let mut progress = Progress::new(
+        console,
+        match args.time {
+            Some(time) => Goal::Seconds(time.as_secs_f64()),
+            None => Goal::Steps(trainer.config().train.steps),
+        },
+    );
+    let mut tokens = 0.0f64;
+    let mut since = start;
+    let end = trainer.train(args.time, &interrupt::asked, &mut |r: &Report| {
+        tokens += r.tokens_per_second * since.elapsed().as_secs_f64();
+        since = std::time::Instant::now();
+        progress.update(Status {
+            step: r.step,
+            loss: Some(r.loss),
+            valid: r.valid.map(|v| v.per_token),
+            tokens_per_second: Some(r.tokens_per_second),
+        });
+    });
+    progress.finish();
+    let end = end.map_err(|e| match e {
+        etude_models::Error::NotFinite { .. } => Error::failed(e.to_string()),
+        e => from_models(e, &path),
+    })?;
+    draw_curve(&trainer, &path)?;
+    if trainer.step() > from && end != End::Stopped {
+        sample(&trainer, &path)?;
+    }
+    finish(&trainer, &path, end, tokens / start.elapsed().as_secs_f64().max(1e-9), console)
+}
+
+/// The run to go on with, if that is what is asked for and it is there.
+fn existing(args: &Args) -> Result<Option<(RunDir, PathBuf)>> {
+    if !args.resume {
+        return Ok(None);
+    }
+    let named = args.name.clone().filter(|n| n.is_dir() && args.out.is_none());
+    let path = named.or_else(|| args.out.clone()).unwrap_or_else(|| "run".into());
+    let is_model =
+        args.name.as_ref().and_then(|n| n.to_str()).is_some_and(|n| registry::find(n).is_ok());
+    if !path.exists() && is_model {
+        // Nothing was saved yet: the same command begins the run, so that scripts can repeat it.
+        return Ok(None);
+    }
+    let run = RunDir::open(&path, true).map_err(|e| from_models(e, &path))?;
+    Ok(Some((run, path)))
+}
+
+/// The configuration that a new run begins from: a file, or a preset.
+fn base(args: &Args) -> Result<Map<String, Value>> {
+    if let Some(path) = &args.config {
+        let bytes = read_bytes(path, config::MAX_BYTES)?;
+        let text = String::from_utf8(bytes).map_err(|_| Error::file(path, "not UTF-8"))?;
+        return config::from_toml(&text).map_err(|e| Error::file(path, e));
+    }
+    let name = args.name.as_deref().unwrap_or(Path::new("lstm"));
+    let text = name.to_str().ok_or_else(|| Error::file(name, "no such model"))?;
+    if name.is_dir() && name.join("state.json").exists() {
+        return Err(Error::file(name, "is a run directory; go on with it by --resume"));
+    }
+    registry::preset_config(text).map_err(|e| Error::input(e.to_string()))
+}
+
+/// What the command line says beside the preset, the file or the saved configuration.
+fn adjust(args: &Args, map: &mut Map<String, Value>) -> Result<()> {
+    let keys = [MODEL_KEYS, TRAIN_KEYS].concat();
+    let mut sets = args.set.clone();
+    sets.extend(args.steps.map(|n| format!("train.steps={n}")));
+    sets.extend(args.seed.map(|n| format!("train.seed={n}")));
+    for assignment in &sets {
+        config::set(map, assignment, &keys).map_err(|e| Error::input(e.to_string()))?;
+    }
+    if !args.data.is_empty() {
+        let sources: Vec<String> =
+            args.data.iter().map(|p| source_text(p)).collect::<Result<_>>()?;
+        map.insert("data".into(), json!({ "source": sources.join("\n") }));
+    }
+    Ok(())
+}
+
+/// A data source as a text: a corpus name as it is, a path in full, so that a run can be resumed
+/// from another folder.
+fn source_text(path: &Path) -> Result<String> {
+    let text = path.to_str().ok_or_else(|| Error::file(path, "the path is not UTF-8"))?;
+    if crate::corpora::find(text).is_some() {
+        return Ok(text.into());
+    }
+    let full = std::path::absolute(path).map_err(|e| Error::file(path, e))?;
+    Ok(full.to_str().unwrap_or(text).into())
+}
+
+fn dataset(config: &RunConfig, console: &Console) -> Result<Dataset> {
+    let sources: Vec<PathBuf> = config.source.lines().map(PathBuf::from).collect();
+    let loaded = data::load(&sources)?;
+    loaded.report(console)?;
+    let source = loaded.source.clone();
+    let scores = scores(loaded);
+    let encoding = config.model.encoding().map_err(|e| Error::input(e.to_string()))?;
+    let (conditions, transpose) = (config.model.conditions, config.train.transpose);
+    let data = Dataset::new(&scores, &*encoding, conditions, transpose)
+        .map_err(|e| Error::input(format!("{source}: {e}")))?;
+    for (reason, count) in &data.lost {
+        console.warn(format!("{}: {count} lost: {reason}", config.model.encoding));
+    }
+    Ok(data)
+}
+
+/// Takes loaded pieces apart by their parts.
+pub fn scores(data: data::Data) -> Scores {
+    let mut scores = Scores::default();
+    for piece in data.pieces {
+        let part = match piece.split {
+            Split::Train => &mut scores.train,
+            Split::Valid => &mut scores.valid,
+            Split::Test => &mut scores.test,
+        };
+        part.push((piece.name, piece.score));
+    }
+    scores
+}
+
+fn describe(trainer: &Trainer, path: &Path, console: &Console) -> Result<()> {
+    let (c, data) = (trainer.config(), trainer.data());
+    let tokens = |pieces: &[etude_models::data::Piece]| -> usize {
+        pieces.iter().map(|p| p.tokens.len()).sum()
+    };
+    console.say(format!(
+        "model      {}/{}: {} weights, encoding {}",
+        c.model.id,
+        c.model.preset,
+        trainer.model().parameter_count(),
+        c.model.encoding
+    ))?;
+    console.say(format!(
+        "tokens     {} to learn from, {} to validate with",
+        tokens(&data.train),
+        tokens(&data.valid)
+    ))?;
+    let b = trainer.baselines();
+    console.say(format!(
+        "baselines  marginal {:.3}, Markov {:.3} nats a token",
+        b.marginal, b.markov
+    ))?;
+    let from = match trainer.step() {
+        0 => String::new(),
+        step => format!(", from step {step}"),
+    };
+    console.say(format!(
+        "run        {}: {} steps of {} x {} tokens, seed {}{from}",
+        show_path(path),
+        c.train.steps,
+        c.train.batch,
+        c.train.window,
+        c.train.seed
+    ))
+}
+
+/// Draws the loss of the whole run from its `metrics.jsonl`.
+fn draw_curve(trainer: &Trainer, path: &Path) -> Result<()> {
+    let text = std::fs::read_to_string(path.join("metrics.jsonl")).unwrap_or_default();
+    let lines: Vec<Value> = text.lines().filter_map(|l| serde_json::from_str(l).ok()).collect();
+    let points = |key: &str| -> Vec<(f64, f64)> {
+        let point = |l: &Value| Some((l["step"].as_f64()?, l[key].as_f64()?));
+        lines.iter().filter_map(point).collect()
+    };
+    let b = trainer.baselines();
+    let series = |name: &str, key| Series { name: name.into(), points: points(key) };
+    let chart = Chart {
+        title: format!("{}/{}", trainer.config().model.id, trainer.config().model.preset),
+        x_label: "step".into(),
+        y_label: "nats a token".into(),
+        series: vec![series("training", "loss"), series("validation", "valid_nll")],
+        levels: vec![("marginal".into(), b.marginal), ("Markov".into(), b.markov)],
+    };
+    output::write(&path.join("loss.svg"), chart.svg().as_bytes())?;
+    output::write(&path.join("loss.png"), &chart.png())
+}
+
+/// Writes a piece with the weights as they stand, to hear what was learned.
+fn sample(trainer: &Trainer, path: &Path) -> Result<()> {
+    let config = &trainer.config().model;
+    let mut writer =
+        Writer::new(config, trainer.model()).map_err(|e| Error::failed(e.to_string()))?;
+    let request = Request {
+        length: Length::Bars(16),
+        meter: etude_tokenizer::Meter { tick: 0, numerator: 4, denominator: 4 },
+        tempo_bpm: 120.0,
+        primer: None,
+        sampling: Sampling { temperature: 0.9, ..Sampling::default() },
+        seed: trainer.config().train.seed,
+    };
+    let piece = writer.write(&request).map_err(|e| Error::failed(e.to_string()))?;
+    let title = format!("step {}", trainer.step());
+    let place = path.join("samples").join(format!("step-{:06}.mid", trainer.step()));
+    output::write(&place, &piece.score.to_midi())?;
+    output::write(&place.with_extension("png"), &pianoroll::draw(&piece.score, &title).png())
+}
+
+fn finish(trainer: &Trainer, path: &Path, end: End, rate: f64, console: &Console) -> Result<()> {
+    let (best, best_step) = trainer.best();
+    let b = trainer.baselines();
+    let finite = |x: f64| if x.is_finite() { json!(x) } else { Value::Null };
+    let how = match end {
+        End::Done => "all steps are done",
+        End::Patience => "the validation loss stopped falling",
+        End::Time => "the time is up",
+        End::Stopped => "stopped",
+    };
+    console.say(format!(
+        "done       {how} at step {}, {:.1} s, {rate:.0} tokens a second",
+        trainer.step(),
+        trainer.seconds()
+    ))?;
+    if best.is_finite() {
+        let beaten = match (best < b.marginal, best < b.markov) {
+            (_, true) => "under both baselines",
+            (true, _) => "under the marginal, above the Markov baseline",
+            _ => "above both baselines",
+        };
+        console.say(format!(
+            "loss       train {:.4}, best validation {best:.4} nats a token at step {best_step}: {beaten}",
+            trainer.train_loss()
+        ))?;
+    }
+    console.report(&json!({
+        "run": show_path(path), "steps": trainer.step(), "seconds": trainer.seconds(),
+        "tokens_per_second": rate, "train_nll": finite(trainer.train_loss()),
+        "valid_nll": finite(best), "best_step": best_step, "end": how,
+        "baselines": { "marginal": finite(b.marginal), "markov": finite(b.markov) },
+    }))?;
+    match end {
+        End::Stopped => Err(Error::Interrupted {
+            why: format!("saved; go on with: etude train {} --resume", show_path(path)),
+        }),
+        _ => Ok(()),
+    }
+}

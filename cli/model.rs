@@ -1,0 +1,95 @@
+//! Finding a trained model: a bundled one by name, a run directory, or a weight file.
+
+use std::path::{Path, PathBuf};
+
+use etude_models::registry::ModelConfig;
+use etude_models::run::RunDir;
+use etude_models::{Loaded, Model, bundled, read_model, registry};
+
+use crate::console::show_path;
+use crate::error::{Error, Result};
+use crate::input::read_bytes;
+
+/// A trained model, ready to be used.
+pub struct Trained {
+    /// What it is called: a bundled name or a path, as given.
+    pub name: String,
+    /// Its sizes and its encoding.
+    pub config: ModelConfig,
+    /// The network.
+    pub model: Box<dyn Model>,
+    /// The data it was trained on, if the file says so.
+    pub source: Option<String>,
+    /// The run directory, if it came from one.
+    pub run: Option<PathBuf>,
+}
+
+/// Bytes of the largest weight file that is read.
+const MAX_BYTES: u64 = 1 << 33;
+
+/// Loads a trained model by name, run directory or weight file.
+///
+/// Of a run the weights with the lowest validation loss are taken; those of the last save before
+/// the first validation.
+///
+/// # Errors
+/// If there is no such model, or its files are damaged or do not fit together.
+pub fn load(name: &Path) -> Result<Trained> {
+    let text = name.to_str().unwrap_or_default();
+    if !name.exists() {
+        if let Some(model) = bundled::find(text) {
+            let loaded = read_model(model.bytes, model.name).map_err(failed)?;
+            return Ok(Trained::new(text.into(), loaded, None));
+        }
+        return Err(unknown(name));
+    }
+    let shown = show_path(name);
+    if name.is_dir() {
+        let run = RunDir::open(name, false).map_err(|e| from_models(e, name))?;
+        let file = |n: &str| run.file(n).map_err(|e| from_models(e, name));
+        let (bytes, which) = match file("best.safetensors")? {
+            Some(bytes) => (bytes, "best.safetensors"),
+            None => (file("model.safetensors")?.unwrap_or_default(), "model.safetensors"),
+        };
+        let path = name.join(which);
+        let loaded = read_model(&bytes, &show_path(&path)).map_err(|e| from_models(e, &path))?;
+        return Ok(Trained::new(shown, loaded, Some(name.into())));
+    }
+    let bytes = read_bytes(name, MAX_BYTES)?;
+    let loaded = read_model(&bytes, &shown).map_err(|e| from_models(e, name))?;
+    Ok(Trained::new(shown, loaded, None))
+}
+
+impl Trained {
+    fn new(name: String, loaded: Loaded, run: Option<PathBuf>) -> Trained {
+        let source = loaded.settings["data"]["source"].as_str().map(str::to_owned);
+        Trained { name, config: loaded.config, model: loaded.model, source, run }
+    }
+}
+
+fn failed(e: etude_models::Error) -> Error {
+    Error::failed(e.to_string())
+}
+
+fn unknown(name: &Path) -> Error {
+    let names = bundled::BUNDLED.iter().map(|b| b.name).collect::<Vec<_>>().join(", ");
+    match name.to_str().map(registry::find) {
+        Some(Ok(_)) => Error::input(format!(
+            "{}: no trained weights of this model are in the box; train some: \
+             etude train {0} --out RUN (bundled: {names})",
+            show_path(name)
+        )),
+        _ => Error::file(
+            name,
+            format!("no such model, run directory or weight file (bundled: {names})"),
+        ),
+    }
+}
+
+/// Turns a fault of the models into one of the program, with the file that it is about.
+pub fn from_models(error: etude_models::Error, fallback: &Path) -> Error {
+    match error {
+        etude_models::Error::File { path, why } => Error::file(Path::new(&path), why),
+        other => Error::file(fallback, other),
+    }
+}

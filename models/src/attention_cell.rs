@@ -1,0 +1,229 @@
+//! An LSTM layer that looks back at its own last outputs.
+//!
+//! Before each step the input is joined with what attention found at the step before; after it, the
+//! new state asks the last `n` outputs `a_i` and what it finds, `d`, shapes the output:
+//!
+//! ```text
+//! x'  = W_x x + W_a d + b                  input and the last answer
+//! c, h = LSTM(x', c, h)
+//! s_i = v . tanh(W_k a_i + W_q [c, h] + b_q)
+//! d   = sum over i of softmax(s)_i a_i
+//! o   = W_o [h, d] + b_o                   the layer's output, remembered as the newest a
+//! ```
+//!
+//! Source: Bahdanau, Cho & Bengio 2015 for the score; the cell is the attention wrapper that
+//! Magenta's attention RNN puts around its first layer (Waite 2016).
+
+use crate::layers::Linear;
+use crate::{Part, Result};
+use etude_engine::{Ids, Input, Module, Param, Rng, Tensor, init, lstm_layer};
+use etude_engine::{LinearStep, RecurrentStep};
+
+/// The weights of the attention around an LSTM layer.
+pub struct AttentionCell {
+    length: usize,
+    w_x: Param,
+    w_a: Linear,
+    w_k: Param,
+    w_q: Linear,
+    v: Param,
+    w_o: Linear,
+}
+
+impl AttentionCell {
+    /// Makes the weights: `rows` inputs, a memory of `length` outputs of `hidden` numbers.
+    ///
+    /// # Errors
+    /// If the sizes cannot be allocated.
+    pub fn new(rows: usize, hidden: usize, length: usize, rng: &mut Rng) -> Result<AttentionCell> {
+        let mut param = |name: &str, shape: &[usize]| {
+            let value = init::by_fan(rng, shape, hidden)?;
+            Ok::<_, crate::Error>(Param::new(format!("attention.{name}"), value))
+        };
+        let w_x = param("w_x", &[rows, rows])?;
+        let w_k = param("w_k", &[hidden, hidden])?;
+        let v = param("v", &[hidden])?;
+        Ok(AttentionCell {
+            length,
+            w_x,
+            w_a: Linear::new("attention.w_a", hidden, rows, rng)?,
+            w_k,
+            w_q: Linear::new("attention.w_q", 2 * hidden, hidden, rng)?,
+            v,
+            w_o: Linear::new("attention.w_o", 2 * hidden, hidden, rng)?,
+        })
+    }
+
+    /// Numbers in all weights.
+    pub fn parameter_count(rows: u64, hidden: u64) -> u64 {
+        rows * rows + rows * (hidden + 1) + hidden * hidden + 2 * hidden * (2 * hidden + 1) + hidden
+    }
+
+    /// What the attention costs.
+    pub fn part(&self) -> Part {
+        let (rows, h) = (self.w_x.value.shape()[0] as u64, self.v.value.len() as u64);
+        let memory = self.length as u64 * h;
+        Part {
+            name: "attention".into(),
+            about: format!("attention of lstm.0 over its last {} outputs", self.length),
+            parameters: AttentionCell::parameter_count(rows, h),
+            flops_per_token: 2 * (rows * rows + rows * h + 5 * h * h + 2 * memory),
+        }
+    }
+
+    /// Runs the layer over a sequence from a zero state: `[steps, batch, hidden]`.
+    ///
+    /// # Shapes
+    /// `ids` holds `steps * batch` bags of input rows; `lstm` holds `w_ih` `[4 * hidden, rows]`, `w_hh` `[4 * hidden, hidden]`, `b_ih`, `b_hh`.
+    ///
+    /// # Errors
+    /// If the shapes do not fit.
+    pub fn forward(
+        &self,
+        ids: &Ids,
+        steps: usize,
+        batch: usize,
+        lstm: &[Tensor; 4],
+    ) -> Result<Tensor> {
+        let [w_ih, w_hh, b_ih, b_hh] = lstm;
+        let (rows, hidden) = (self.w_x.value.shape()[0], self.v.value.len());
+        let x = self.w_x.value.t()?.embedding(ids)?.reshape(&[steps, batch, rows])?;
+        let zero = Tensor::zeros(&[batch, hidden])?;
+        let (mut h, mut c, mut d) = (zero.clone(), zero.clone(), zero);
+        let mut memory = Tensor::zeros(&[self.length, batch, hidden])?;
+        let mut keys = Tensor::zeros(&[self.length, batch, hidden])?;
+        let mut outputs = Vec::with_capacity(steps);
+        for t in 0..steps {
+            let x_t = x.select(0, t)?.add(&self.w_a.forward(&d)?)?.reshape(&[1, batch, rows])?;
+            let state = lstm_layer(&Input::Dense(x_t), w_ih, w_hh, b_ih, b_hh, &h, &c)?;
+            h = state.select(0, 0)?.select(0, 0)?;
+            c = state.select(0, 1)?.select(0, 0)?;
+            let query = self.w_q.forward(&Tensor::concat(&[&c, &h], 1)?)?;
+            let scores = keys.add(&query)?.tanh()?.mul(&self.v.value)?.sum(&[2], false)?;
+            let share = scores.t()?.softmax()?.t()?.reshape(&[self.length, batch, 1])?;
+            d = memory.mul(&share)?.sum(&[0], false)?;
+            let output = self.w_o.forward(&Tensor::concat(&[&h, &d], 1)?)?;
+            let row = output.reshape(&[1, batch, hidden])?;
+            let key = row.linear(&self.w_k.value, None)?;
+            memory = Tensor::concat(&[&memory.slice(0, 1..self.length)?, &row], 0)?;
+            keys = Tensor::concat(&[&keys.slice(0, 1..self.length)?, &key], 0)?;
+            outputs.push(row);
+        }
+        Ok(Tensor::concat(&outputs.iter().collect::<Vec<_>>(), 0)?)
+    }
+
+    /// The layer one token at a time, around its LSTM.
+    ///
+    /// # Errors
+    /// If the weights do not fit together.
+    pub fn stepper(&self, lstm: RecurrentStep) -> Result<AttentionStep> {
+        let (rows, hidden) = (self.w_x.value.shape()[0], self.v.value.len());
+        let linear = |l: &Linear| LinearStep::new(&l.weight.value, Some(&l.bias.value), 1);
+        Ok(AttentionStep {
+            lstm,
+            w_x: self.w_x.value.t()?.to_vec(),
+            w_a: linear(&self.w_a)?,
+            w_k: LinearStep::new(&self.w_k.value, None, 1)?,
+            w_q: linear(&self.w_q)?,
+            v: self.v.value.to_vec(),
+            w_o: linear(&self.w_o)?,
+            x: vec![0.0; rows],
+            d: vec![0.0; hidden],
+            joined: vec![0.0; 2 * hidden],
+            memory: vec![0.0; self.length * hidden],
+            keys: vec![0.0; self.length * hidden],
+            shares: vec![0.0; self.length],
+            output: vec![0.0; hidden],
+            oldest: 0,
+        })
+    }
+}
+
+impl Module for AttentionCell {
+    fn visit(&self, f: &mut dyn FnMut(&Param)) {
+        f(&self.w_x);
+        self.w_a.visit(f);
+        f(&self.w_k);
+        self.w_q.visit(f);
+        f(&self.v);
+        self.w_o.visit(f);
+    }
+
+    fn visit_mut(&mut self, f: &mut dyn FnMut(&mut Param)) {
+        f(&mut self.w_x);
+        self.w_a.visit_mut(f);
+        f(&mut self.w_k);
+        self.w_q.visit_mut(f);
+        f(&mut self.v);
+        self.w_o.visit_mut(f);
+    }
+}
+
+/// The layer one token at a time: a ring of the last outputs, nothing allocated.
+pub struct AttentionStep {
+    lstm: RecurrentStep,
+    /// `W_x^T`: a row for each input.
+    w_x: Vec<f32>,
+    w_a: LinearStep,
+    w_k: LinearStep,
+    w_q: LinearStep,
+    v: Vec<f32>,
+    w_o: LinearStep,
+    x: Vec<f32>,
+    d: Vec<f32>,
+    joined: Vec<f32>,
+    memory: Vec<f32>,
+    keys: Vec<f32>,
+    shares: Vec<f32>,
+    output: Vec<f32>,
+    oldest: usize,
+}
+
+impl AttentionStep {
+    /// Forgets the piece.
+    pub fn reset(&mut self) {
+        self.lstm.reset();
+        [&mut self.d, &mut self.memory, &mut self.keys].into_iter().for_each(|x| x.fill(0.0));
+        self.oldest = 0;
+    }
+
+    /// Reads the input rows of a step and returns the layer's output `[hidden]`.
+    ///
+    /// # Errors
+    /// None with the weights of one [`AttentionCell`].
+    pub fn step(&mut self, rows: &[u32]) -> Result<&[f32]> {
+        let (width, hidden) = (self.x.len(), self.d.len());
+        self.x.copy_from_slice(self.w_a.apply(&self.d)?);
+        for row in rows.iter().filter(|row| **row != etude_engine::NO_ID) {
+            let from = *row as usize * width;
+            for (x, w) in self.x.iter_mut().zip(&self.w_x[from..from + width]) {
+                *x += w;
+            }
+        }
+        self.joined[hidden..].copy_from_slice(self.lstm.step_dense(&self.x)?);
+        self.joined[..hidden].copy_from_slice(self.lstm.c(0));
+        let query = self.w_q.apply(&self.joined)?;
+        // The order of the ring does not matter to a sum over it.
+        for (share, key) in self.shares.iter_mut().zip(self.keys.chunks_exact(hidden)) {
+            let terms = key.iter().zip(query).zip(&self.v);
+            *share = terms.map(|((k, q), v)| (k + q).tanh() * v).sum();
+        }
+        let top = self.shares.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        self.shares.iter_mut().for_each(|s| *s = (*s - top).exp());
+        let total: f32 = self.shares.iter().sum();
+        self.d.fill(0.0);
+        for (share, a) in self.shares.iter().zip(self.memory.chunks_exact(hidden)) {
+            for (d, a) in self.d.iter_mut().zip(a) {
+                *d += share / total * a;
+            }
+        }
+        self.joined.copy_within(hidden.., 0);
+        self.joined[hidden..].copy_from_slice(&self.d);
+        self.output.copy_from_slice(self.w_o.apply(&self.joined)?);
+        let at = self.oldest * hidden;
+        self.memory[at..at + hidden].copy_from_slice(&self.output);
+        self.keys[at..at + hidden].copy_from_slice(self.w_k.apply(&self.output)?);
+        self.oldest = (self.oldest + 1) % self.shares.len();
+        Ok(&self.output)
+    }
+}

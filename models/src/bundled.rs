@@ -1,0 +1,36 @@
+//! Trained weights in the box.
+
+use crate::{Loaded, Result, read_model};
+
+/// A bundled model: one file whose metadata hold its configuration.
+pub struct Bundled {
+    /// Its name: `lstm`.
+    pub name: &'static str,
+    /// The file.
+    pub bytes: &'static [u8],
+    /// The command that made it.
+    pub command: &'static str,
+    /// Validation loss, nats for a token.
+    pub valid_nll: f64,
+}
+
+/// Every bundled model; the first is the default of `generate`.
+pub const BUNDLED: &[Bundled] = &[];
+
+/// Finds a bundled model by name.
+pub fn find(name: &str) -> Option<&'static Bundled> {
+    BUNDLED.iter().find(|b| b.name == name)
+}
+
+/// Builds a bundled model.
+///
+/// # Errors
+/// If there is none of that name, or the weights in the box are damaged.
+pub fn load(name: &str) -> Result<Loaded> {
+    let bundled = find(name).ok_or_else(|| crate::Error::Unknown {
+        what: "bundled model",
+        name: crate::config::plain(name),
+        known: BUNDLED.iter().map(|b| b.name.into()).collect(),
+    })?;
+    read_model(bundled.bytes, name)
+}

@@ -1,0 +1,196 @@
+//! Every model by name: `id` or `id/preset`.
+//!
+//! A new architecture is one file and one entry here. A preset is the JSON form of a configuration;
+//! what it leaves out has the model's defaults.
+
+use crate::config::{self, Table};
+use crate::data::Conditions;
+use crate::recurrent::{self, Recurrent, RecurrentConfig};
+use crate::{Error, Model, Result};
+use serde_json::{Map, Value};
+
+/// One published or built-in set of sizes.
+pub struct Preset {
+    /// Its name: `melody-basic`.
+    pub name: &'static str,
+    /// What it is and where it was published.
+    pub about: &'static str,
+    /// Tables `model` and `train` as JSON.
+    pub settings: &'static str,
+}
+
+/// One architecture.
+pub struct Entry {
+    /// Its id: `lstm`.
+    pub id: &'static str,
+    /// What it is, in a line.
+    pub about: &'static str,
+    /// Its presets; the first is the default.
+    pub presets: &'static [Preset],
+}
+
+/// Every architecture there is.
+pub const MODELS: &[Entry] = &[recurrent::RNN, recurrent::GRU, recurrent::LSTM];
+
+/// A model's part of a configuration.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelConfig {
+    /// The architecture.
+    pub id: String,
+    /// The preset that the sizes began from.
+    pub preset: String,
+    /// The scheme that turns scores into tokens.
+    pub encoding: String,
+    /// What is fed at each step beside the last token.
+    pub conditions: Conditions,
+    /// The sizes of the network.
+    pub network: RecurrentConfig,
+}
+
+/// The keys of table `model`, for `--set`.
+pub const MODEL_KEYS: &[(&str, &str)] = &[
+    ("model", "encoding"),
+    ("model", "conditions"),
+    ("model", "hidden"),
+    ("model", "layers"),
+    ("model", "dropout"),
+    ("model", "attention"),
+];
+
+/// Finds `id` or `id/preset`.
+///
+/// # Errors
+/// If there is no such model or preset; the message lists what there is.
+pub fn find(name: &str) -> Result<(&'static Entry, &'static Preset)> {
+    let (id, preset) = name.split_once('/').map_or((name, None), |(i, p)| (i, Some(p)));
+    let entry = MODELS.iter().find(|e| e.id == id).ok_or_else(|| Error::Unknown {
+        what: "model",
+        name: config::plain(name),
+        known: MODELS.iter().map(|e| e.id.into()).collect(),
+    })?;
+    let preset = match preset {
+        None => &entry.presets[0],
+        Some(wanted) => {
+            entry.presets.iter().find(|p| p.name == wanted).ok_or_else(|| Error::Unknown {
+                what: "preset",
+                name: config::plain(name),
+                known: entry.presets.iter().map(|p| format!("{id}/{}", p.name)).collect(),
+            })?
+        }
+    };
+    Ok((entry, preset))
+}
+
+/// The whole configuration of a preset, in the common form.
+///
+/// # Errors
+/// If there is no such model or preset.
+pub fn preset_config(name: &str) -> Result<Map<String, Value>> {
+    let (entry, preset) = find(name)?;
+    let fault = |e: serde_json::Error| Error::Config {
+        key: format!("preset {}", preset.name),
+        why: e.to_string(),
+    };
+    let mut config: Map<String, Value> = serde_json::from_str(preset.settings).map_err(fault)?;
+    let model = config.entry("model").or_insert_with(|| Value::Object(Map::new()));
+    if let Value::Object(model) = model {
+        model.insert("id".into(), entry.id.into());
+        model.insert("preset".into(), preset.name.into());
+    }
+    Ok(config)
+}
+
+impl ModelConfig {
+    /// Takes table `model` out of a configuration and reads it.
+    ///
+    /// # Errors
+    /// Names the key that cannot be used.
+    pub fn take(config: &mut Map<String, Value>) -> Result<ModelConfig> {
+        let mut table = Table::take(config, "model")?;
+        let ids: Vec<&str> = MODELS.iter().map(|e| e.id).collect();
+        let id = table.choice("id", "", &ids)?;
+        let (entry, _) = find(&id)?;
+        let preset = table.text("preset", entry.presets[0].name)?;
+        let schemes: Vec<&str> = etude_tokenizer::schemes().iter().map(|(name, _)| *name).collect();
+        let encoding = table.choice("encoding", "melody", &schemes)?;
+        let conditions = table.choice("conditions", "none", &Conditions::NAMES)?;
+        let network = RecurrentConfig::read(&id, &mut table)?;
+        table.finish()?;
+        let conditions = Conditions::from_name(&conditions).unwrap_or(Conditions::None);
+        if conditions == Conditions::Form && !encoding.starts_with("melody") {
+            let why = format!(
+                "form counts sixteenth-note steps of a melody; the encoding {encoding} has none"
+            );
+            return Err(Error::Config { key: "model.conditions".into(), why });
+        }
+        let model = ModelConfig { id, preset, encoding, conditions, network };
+        model.check_size()?;
+        Ok(model)
+    }
+
+    /// Writes table `model`.
+    pub fn write(&self) -> Map<String, Value> {
+        let mut table = Map::new();
+        table.insert("id".into(), self.id.as_str().into());
+        table.insert("preset".into(), self.preset.as_str().into());
+        table.insert("encoding".into(), self.encoding.as_str().into());
+        let conditions = match self.conditions {
+            Conditions::None => "none",
+            Conditions::Form => "form",
+        };
+        table.insert("conditions".into(), conditions.into());
+        self.network.write(&mut table);
+        table
+    }
+
+    /// The encoding that this model speaks.
+    ///
+    /// # Errors
+    /// If the name is unknown.
+    pub fn encoding(&self) -> Result<Box<dyn etude_tokenizer::Encoding>> {
+        etude_tokenizer::encoding(&self.encoding).ok_or_else(|| Error::Unknown {
+            what: "encoding",
+            name: config::plain(&self.encoding),
+            known: etude_tokenizer::schemes().iter().map(|(name, _)| (*name).into()).collect(),
+        })
+    }
+
+    /// Input rows and output tokens.
+    ///
+    /// # Errors
+    /// If the encoding is unknown.
+    pub fn widths(&self) -> Result<(usize, usize)> {
+        let vocab = self.encoding()?.vocab_size();
+        let four = etude_tokenizer::Meter { tick: 0, numerator: 4, denominator: 4 };
+        Ok((self.conditions.input(vocab, four, 1).rows(), vocab))
+    }
+
+    /// Numbers in all weights.
+    ///
+    /// # Errors
+    /// If the encoding is unknown.
+    pub fn parameter_count(&self) -> Result<u64> {
+        let (rows, vocab) = self.widths()?;
+        Ok(self.network.parameter_count(rows, vocab))
+    }
+
+    /// Refuses a model that no machine of today holds, before anything is allocated.
+    fn check_size(&self) -> Result<()> {
+        const MOST: u64 = 2_000_000_000;
+        let count = self.parameter_count()?;
+        if count > MOST {
+            let why = format!("{count} weights ({} GB); at most {MOST}", count / 250_000_000);
+            return Err(Error::Config { key: "model".into(), why });
+        }
+        Ok(())
+    }
+
+    /// Builds the network with fresh weights.
+    ///
+    /// # Errors
+    /// If the encoding is unknown.
+    pub fn build(&self, seed: u64) -> Result<Box<dyn Model>> {
+        let (rows, vocab) = self.widths()?;
+        Ok(Box::new(Recurrent::new(self.network.clone(), rows, vocab, seed)?))
+    }
+}

@@ -1,0 +1,551 @@
+//! Training: batches, gradient, clipping, Adam; validation; saves that resume bit for bit.
+//!
+//! Everything random in step `s` (which windows, which units drop out) is a function of the seed
+//! and `s`. Everything else that a step needs is in the save: weights, moments, the step's number.
+//! So a run that was stopped and resumed ends with the same bytes as one that was not.
+
+use crate::config::{self, Table};
+use crate::data::{Baselines, Batch, Dataset};
+use crate::evaluate::{Likelihood, likelihood};
+use crate::registry::ModelConfig;
+use crate::run::RunDir;
+use crate::{Error, Model, Result};
+use crate::{load_weights, save_weights};
+use etude_engine::{Dtype, Optimizer, Rng, Schedule, WeightFile, write_weights};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// How a model is trained: table `train`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TrainConfig {
+    /// Start of all random numbers.
+    pub seed: u64,
+    /// Steps in all.
+    pub steps: u64,
+    /// Windows of a step.
+    pub batch: usize,
+    /// Tokens of a window.
+    pub window: usize,
+    /// Highest learning rate.
+    pub lr: f64,
+    /// `constant`, `cosine` or `exponential`.
+    pub schedule: String,
+    /// Steps in which the learning rate rises from 0.
+    pub warmup: u64,
+    /// Largest norm of the whole gradient; 0: not clipped.
+    pub clip: f64,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// Semitones up and down by which training pieces are shifted as well.
+    pub transpose: usize,
+    /// Steps between two lines of `metrics.jsonl`.
+    pub log_every: u64,
+    /// Steps between two validations.
+    pub valid_every: u64,
+    /// Steps between two saves.
+    pub save_every: u64,
+    /// Validations without a new best after which training stops; 0: never.
+    pub patience: u64,
+}
+
+/// The keys of tables `train` and `data`, for `--set`.
+pub const TRAIN_KEYS: &[(&str, &str)] = &[
+    ("train", "seed"),
+    ("train", "steps"),
+    ("train", "batch"),
+    ("train", "window"),
+    ("train", "lr"),
+    ("train", "schedule"),
+    ("train", "warmup"),
+    ("train", "clip"),
+    ("train", "weight_decay"),
+    ("train", "transpose"),
+    ("train", "log_every"),
+    ("train", "valid_every"),
+    ("train", "save_every"),
+    ("train", "patience"),
+    ("data", "source"),
+];
+
+const SCHEDULES: [&str; 3] = ["constant", "cosine", "exponential"];
+
+/// A whole configuration: what `config.toml` of a run holds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RunConfig {
+    /// Table `model`.
+    pub model: ModelConfig,
+    /// Table `train`.
+    pub train: TrainConfig,
+    /// Table `data`: a built-in corpus, a folder or files.
+    pub source: String,
+}
+
+impl RunConfig {
+    /// Reads a configuration in its common form.
+    ///
+    /// # Errors
+    /// Names the key that cannot be used.
+    pub fn read(mut config: Map<String, Value>) -> Result<RunConfig> {
+        let model = ModelConfig::take(&mut config)?;
+        let mut t = Table::take(&mut config, "train")?;
+        let train = TrainConfig {
+            seed: t.count("seed", 1, 0..=usize::MAX)? as u64,
+            steps: t.count("steps", 2000, 0..=1_000_000_000)? as u64,
+            batch: t.count("batch", 64, 1..=65_536)?,
+            window: t.count("window", 256, 2..=65_536)?,
+            lr: t.number("lr", 1e-3, 0.0..=10.0)?,
+            schedule: t.choice("schedule", "cosine", &SCHEDULES)?,
+            warmup: t.count("warmup", 0, 0..=1_000_000_000)? as u64,
+            clip: t.number("clip", 5.0, 0.0..=1e9)?,
+            weight_decay: t.number("weight_decay", 0.0, 0.0..=1.0)?,
+            transpose: t.count("transpose", 0, 0..=11)?,
+            log_every: t.count("log_every", 10, 1..=1_000_000)? as u64,
+            valid_every: t.count("valid_every", 200, 1..=1_000_000_000)? as u64,
+            save_every: t.count("save_every", 200, 1..=1_000_000_000)? as u64,
+            patience: t.count("patience", 0, 0..=1_000_000)? as u64,
+        };
+        t.finish()?;
+        let mut d = Table::take(&mut config, "data")?;
+        let source = d.text("source", "folk")?;
+        d.finish()?;
+        config::finish(&config)?;
+        let config = RunConfig { model, train, source };
+        config.check_memory()?;
+        Ok(config)
+    }
+
+    /// Writes the configuration in its common form.
+    pub fn write(&self) -> Map<String, Value> {
+        let t = &self.train;
+        let train = json!({
+            "seed": t.seed, "steps": t.steps, "batch": t.batch, "window": t.window, "lr": t.lr,
+            "schedule": t.schedule, "warmup": t.warmup, "clip": t.clip,
+            "weight_decay": t.weight_decay, "transpose": t.transpose, "log_every": t.log_every,
+            "valid_every": t.valid_every, "save_every": t.save_every, "patience": t.patience,
+        });
+        let mut config = Map::new();
+        config.insert("model".into(), Value::Object(self.model.write()));
+        config.insert("train".into(), train);
+        config.insert("data".into(), json!({ "source": self.source }));
+        config
+    }
+
+    /// Bytes that training needs at most, weights, moments, gradient and activations.
+    ///
+    /// # Errors
+    /// If the encoding is unknown.
+    pub fn memory_bytes(&self) -> Result<u64> {
+        let (_, vocab) = self.model.widths()?;
+        let cells = (self.train.batch as u64).saturating_mul(self.train.window as u64);
+        let token = self.model.network.activations_per_token(vocab);
+        Ok(self
+            .model
+            .parameter_count()?
+            .saturating_mul(16)
+            .saturating_add(cells.saturating_mul(token).saturating_mul(4)))
+    }
+
+    /// Refuses a training that does not fit the memory that is free, before anything is allocated.
+    fn check_memory(&self) -> Result<()> {
+        let wanted = self.memory_bytes()?;
+        let free = free_memory().unwrap_or(1 << 40);
+        if wanted > free {
+            let why = format!(
+                "training needs about {} MB ({} weights, batch {} x window {}); {} MB are free",
+                wanted >> 20,
+                self.model.parameter_count()?,
+                self.train.batch,
+                self.train.window,
+                free >> 20
+            );
+            return Err(Error::Config { key: "train.batch".into(), why });
+        }
+        Ok(())
+    }
+}
+
+/// What the system says is free, in bytes.
+fn free_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find(|l| l.starts_with("MemAvailable:"))?;
+    Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? << 10)
+}
+
+/// What a step tells whoever watches.
+#[derive(Debug, Clone, Copy)]
+pub struct Report {
+    /// Steps done.
+    pub step: u64,
+    /// Steps in all.
+    pub steps: u64,
+    /// Mean training loss since the last report, nats for a token.
+    pub loss: f64,
+    /// Norm of the last gradient, before clipping.
+    pub grad_norm: f64,
+    /// Learning rate of the last step.
+    pub lr: f32,
+    /// Tokens learned from, a second, since the last report.
+    pub tokens_per_second: f64,
+    /// The validation made at this step, if one was.
+    pub valid: Option<Likelihood>,
+    /// Lowest validation loss so far, nats for a token.
+    pub best: f64,
+}
+
+/// How a training ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// All steps are done.
+    Done,
+    /// The validation loss stopped falling.
+    Patience,
+    /// The time is up.
+    Time,
+    /// Somebody asked to stop; the run can be resumed.
+    Stopped,
+}
+
+/// A training in progress.
+pub struct Trainer {
+    config: RunConfig,
+    model: Box<dyn Model>,
+    optimizer: Optimizer,
+    run: RunDir,
+    data: Dataset,
+    baselines: Baselines,
+    step: u64,
+    best: f64,
+    best_step: u64,
+    stale: u64,
+    train_loss: f64,
+    seconds: f64,
+}
+
+impl Trainer {
+    /// Begins a run: builds the model and makes the run directory with a first save.
+    ///
+    /// # Errors
+    /// If the data are empty, the directory cannot be made, or it holds a run already.
+    pub fn create(config: RunConfig, data: Dataset, path: &Path) -> Result<Trainer> {
+        let model = config.model.build(config.train.seed)?;
+        Trainer::with_model(config, model, data, path)
+    }
+
+    /// Begins a run from a given model (fine-tuning).
+    ///
+    /// # Errors
+    /// As in [`Trainer::create`].
+    pub fn with_model(
+        config: RunConfig,
+        model: Box<dyn Model>,
+        data: Dataset,
+        path: &Path,
+    ) -> Result<Trainer> {
+        let baselines = baselines(&config, &data)?;
+        let optimizer = optimizer(&config.train);
+        let mut trainer = Trainer {
+            run: RunDir::create(path)?,
+            config,
+            model,
+            optimizer,
+            data,
+            baselines,
+            step: 0,
+            best: f64::INFINITY,
+            best_step: 0,
+            stale: 0,
+            train_loss: f64::NAN,
+            seconds: 0.0,
+        };
+        let text = config::to_toml(&trainer.config.write());
+        trainer.save(vec![("config.toml", text.into_bytes())])?;
+        trainer.run.publish()?;
+        Ok(trainer)
+    }
+
+    /// Goes on with a run. `config` is its configuration, perhaps with more steps.
+    ///
+    /// # Errors
+    /// If the directory is damaged, or the sizes of the model were changed.
+    pub fn resume(config: RunConfig, data: Dataset, mut run: RunDir) -> Result<Trainer> {
+        let at = |name: &str| run.path().join(name).display().to_string();
+        let saved = saved_config(&run)?;
+        if saved.model != config.model {
+            let why = "the model's sizes differ from those that the run began with".into();
+            return Err(Error::File { path: at("config.toml"), why });
+        }
+        let mut model = config.model.build(config.train.seed)?;
+        let mut optimizer = optimizer(&config.train);
+        let missing =
+            |name: &str| Error::File { path: at(name), why: "missing from the save".into() };
+        let weights = run.file("model.safetensors")?.ok_or_else(|| missing("model.safetensors"))?;
+        load_weights(&mut *model, &weights, &at("model.safetensors"))?;
+        let moments =
+            run.file("optimizer.safetensors")?.ok_or_else(|| missing("optimizer.safetensors"))?;
+        let step = run.state()["step"].as_u64().unwrap_or(0);
+        load_moments(&mut optimizer, &*model, &moments, step)
+            .map_err(|e| Error::File { path: at("optimizer.safetensors"), why: e.to_string() })?;
+        let state = run.state().clone();
+        let number = |key: &str| state[key].as_f64();
+        let whole = |key: &str| state[key].as_u64().unwrap_or(0);
+        let baselines = baselines(&config, &data)?;
+        if saved != config {
+            let text = config::to_toml(&config.write());
+            run.save(&[("config.toml", text.into_bytes())], state.clone())?;
+        }
+        Ok(Trainer {
+            config,
+            model,
+            optimizer,
+            run,
+            data,
+            baselines,
+            step: whole("step"),
+            best: number("best").unwrap_or(f64::INFINITY),
+            best_step: whole("best_step"),
+            stale: whole("stale"),
+            train_loss: number("train_loss").unwrap_or(f64::NAN),
+            seconds: number("seconds").unwrap_or(0.0),
+        })
+    }
+
+    /// The tables of counts that the loss is compared with.
+    pub fn baselines(&self) -> Baselines {
+        self.baselines
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &RunConfig {
+        &self.config
+    }
+
+    /// The model as it stands.
+    pub fn model(&self) -> &dyn Model {
+        &*self.model
+    }
+
+    /// The model, to be changed between steps.
+    pub fn model_mut(&mut self) -> &mut dyn Model {
+        &mut *self.model
+    }
+
+    /// The data.
+    pub fn data(&self) -> &Dataset {
+        &self.data
+    }
+
+    /// Steps done.
+    pub fn step(&self) -> u64 {
+        self.step
+    }
+
+    /// Lowest validation loss and the step of it; infinite before the first validation.
+    pub fn best(&self) -> (f64, u64) {
+        (self.best, self.best_step)
+    }
+
+    /// Mean training loss at the last report, nats for a token.
+    pub fn train_loss(&self) -> f64 {
+        self.train_loss
+    }
+
+    /// Seconds spent in training, over all sessions of the run.
+    pub fn seconds(&self) -> f64 {
+        self.seconds
+    }
+
+    /// Trains until the steps or the time are up, the loss stops falling or `stop` says so.
+    ///
+    /// # Errors
+    /// If a loss or gradient is not finite (the last save stays), or a save fails.
+    pub fn train(
+        &mut self,
+        time: Option<Duration>,
+        stop: &dyn Fn() -> bool,
+        watch: &mut dyn FnMut(&Report),
+    ) -> Result<End> {
+        let (start, mut mark) = (Instant::now(), Instant::now());
+        let (mut loss_sum, mut loss_steps, mut tokens) = (0.0f64, 0u64, 0usize);
+        let seconds_before = self.seconds;
+        let mut saved_at = self.step;
+        let end = loop {
+            let c = &self.config.train;
+            if self.step >= c.steps {
+                break End::Done;
+            }
+            if c.patience > 0 && self.stale >= c.patience {
+                break End::Patience;
+            }
+            if stop() {
+                break End::Stopped;
+            }
+            if time.is_some_and(|time| start.elapsed() >= time) {
+                break End::Time;
+            }
+            let batch = Batch::of_step(&self.data.train, c.seed, self.step, c.batch, c.window);
+            let lr = self.learning_rate();
+            let (loss, grad_norm) = self.learn(&batch, lr)?;
+            self.step += 1;
+            (loss_sum, loss_steps) = (loss_sum + loss, loss_steps + 1);
+            tokens += batch.target_count();
+            self.seconds = seconds_before + start.elapsed().as_secs_f64();
+            let (step, last) = (self.step, self.step == self.config.train.steps);
+            let due = |every: u64| last || step % every == 0;
+            let validates = due(self.config.train.valid_every) && !self.data.valid.is_empty();
+            if due(self.config.train.log_every) || validates {
+                self.train_loss = loss_sum / loss_steps as f64;
+                let rate = tokens as f64 / mark.elapsed().as_secs_f64().max(1e-9);
+                let mut files = Vec::new();
+                let valid = if validates { Some(self.validate(&mut files)?) } else { None };
+                let report = Report {
+                    step: self.step,
+                    steps: self.config.train.steps,
+                    loss: self.train_loss,
+                    grad_norm,
+                    lr,
+                    tokens_per_second: rate,
+                    valid,
+                    best: self.best,
+                };
+                self.run.log(&metrics_line(&report))?;
+                watch(&report);
+                if !files.is_empty() {
+                    saved_at = self.step;
+                    self.save(files)?;
+                }
+                (loss_sum, loss_steps, tokens, mark) = (0.0, 0, 0, Instant::now());
+            }
+            if due(self.config.train.save_every) && saved_at != self.step {
+                saved_at = self.step;
+                self.save(Vec::new())?;
+            }
+        };
+        if saved_at != self.step {
+            self.save(Vec::new())?;
+        }
+        Ok(end)
+    }
+
+    fn learning_rate(&self) -> f32 {
+        let c = &self.config.train;
+        let (lr, warmup) = (c.lr, c.warmup);
+        let schedule = match c.schedule.as_str() {
+            "cosine" => Schedule::Cosine { lr, floor: 0.02 * lr, warmup, total: c.steps },
+            "exponential" => Schedule::Exponential { lr, floor: 0.01 * lr, decay: 0.9999 },
+            _ => Schedule::Constant { lr },
+        };
+        schedule.at(self.step)
+    }
+
+    /// One step: loss, gradient, clipping, update. Returns the loss and the gradient's norm.
+    fn learn(&mut self, batch: &Batch, lr: f32) -> Result<(f64, f64)> {
+        let mut rng =
+            Rng { seed: self.config.train.seed, stream: DROPOUT_STREAM, position: self.step << 36 };
+        let loss = self.model.loss(batch, Some(&mut rng))?;
+        let value = f64::from(loss.item()?);
+        let step = self.step + 1;
+        if !value.is_finite() {
+            // A weight that is not finite is the usual cause: name it rather than the loss.
+            let cause = self.model.check_finite().err();
+            let tensor = cause.map_or_else(|| "the loss".into(), |e| e.to_string());
+            return Err(Error::NotFinite { step, tensor });
+        }
+        let grads = loss.backward()?;
+        match self.optimizer.step(&mut *self.model, &grads, lr) {
+            Ok(norm) => Ok((value, norm)),
+            Err(etude_engine::Error::NotFinite { what, .. }) => {
+                Err(Error::NotFinite { step, tensor: what })
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Scores the validation part; a new best is put among the `files` to save.
+    fn validate(&mut self, files: &mut Vec<(&'static str, Vec<u8>)>) -> Result<Likelihood> {
+        let valid = likelihood(&*self.model, &self.data.valid)?;
+        if valid.per_token < self.best {
+            (self.best, self.best_step, self.stale) = (valid.per_token, self.step, 0);
+            files.push(("best.safetensors", self.weights()?));
+        } else {
+            self.stale += 1;
+        }
+        Ok(valid)
+    }
+
+    fn weights(&self) -> Result<Vec<u8>> {
+        save_weights(&*self.model, &self.config.write(), self.step, Dtype::F32)
+    }
+
+    fn save(&mut self, mut files: Vec<(&'static str, Vec<u8>)>) -> Result<()> {
+        files.push(("model.safetensors", self.weights()?));
+        let moments = write_weights(&self.optimizer.state()?, Dtype::F32, &BTreeMap::new())?;
+        files.push(("optimizer.safetensors", moments));
+        let finite = |x: f64| if x.is_finite() { json!(x) } else { Value::Null };
+        let state = json!({
+            "step": self.step,
+            "seed": self.config.train.seed,
+            "data_position": self.step * self.config.train.batch as u64,
+            "best": finite(self.best),
+            "best_step": self.best_step,
+            "stale": self.stale,
+            "train_loss": finite(self.train_loss),
+            "seconds": self.seconds,
+        });
+        self.run.save(&files, state)
+    }
+}
+
+const DROPOUT_STREAM: u32 = 3;
+
+fn optimizer(c: &TrainConfig) -> Optimizer {
+    let optimizer = Optimizer::adamw(c.weight_decay as f32);
+    if c.clip > 0.0 { optimizer.clip_norm(c.clip as f32) } else { optimizer }
+}
+
+fn load_moments(
+    optimizer: &mut Optimizer,
+    model: &dyn Model,
+    bytes: &[u8],
+    step: u64,
+) -> etude_engine::Result<()> {
+    let file = WeightFile::parse(bytes)?;
+    let names = file.entries().keys();
+    let state = names
+        .map(|n| Ok((n.clone(), file.tensor(n)?)))
+        .collect::<etude_engine::Result<Vec<_>>>()?;
+    optimizer.load_state(model, step, &state)
+}
+
+fn baselines(config: &RunConfig, data: &Dataset) -> Result<Baselines> {
+    let (_, vocab) = config.model.widths()?;
+    let held = if data.valid.is_empty() { &data.train } else { &data.valid };
+    Ok(Baselines::new(&data.train, held, vocab))
+}
+
+/// The configuration that a run was last saved with.
+///
+/// # Errors
+/// If it is missing or cannot be read.
+pub fn saved_config(run: &RunDir) -> Result<RunConfig> {
+    let path = run.path().join("config.toml").display().to_string();
+    let fault = |why: String| Error::File { path: path.clone(), why };
+    let bytes = run.file("config.toml")?.ok_or_else(|| fault("missing from the save".into()))?;
+    let text = std::str::from_utf8(&bytes).map_err(|_| fault("not UTF-8".into()))?;
+    let map = config::from_toml(text).map_err(|e| fault(e.to_string()))?;
+    RunConfig::read(map).map_err(|e| fault(e.to_string()))
+}
+
+fn metrics_line(r: &Report) -> Value {
+    let mut line = json!({
+        "step": r.step, "loss": r.loss, "grad_norm": r.grad_norm, "lr": r.lr,
+        "tokens_per_second": r.tokens_per_second.round(),
+    });
+    if let Some(valid) = r.valid {
+        line["valid_nll"] = valid.per_token.into();
+        line["valid_nll_per_note"] = valid.per_note.into();
+        line["valid_accuracy"] = valid.accuracy.into();
+    }
+    line
+}

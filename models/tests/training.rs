@@ -1,0 +1,290 @@
+//! Training: batches by the step alone, resume bit for bit, any number of threads, faults told.
+#![cfg(feature = "train")]
+
+use std::path::{Path, PathBuf};
+
+use etude_engine::Pool;
+use etude_models::data::{Batch, Dataset, Scores};
+use etude_models::registry::preset_config;
+use etude_models::run::RunDir;
+use etude_models::train::{End, RunConfig, Trainer};
+use etude_models::{Error, config};
+use etude_tokenizer::{Note, Score, Track};
+
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Folder {
+        let path = std::env::temp_dir().join(format!("etude-train-{}-{name}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&path);
+        std::fs::create_dir_all(&path).unwrap();
+        Folder(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Tunes that walk up and down a scale, each from its own note.
+fn tunes(count: u8) -> Vec<(String, Score)> {
+    let scale = [60, 62, 64, 65, 67, 69, 71, 72];
+    (0..count)
+        .map(|i| {
+            let mut score = Score::new(4);
+            let notes = (0..48u64).map(|t| Note {
+                tick: 2 * t,
+                duration: 2,
+                pitch: scale[((t + u64::from(i) * 3) % 8).abs_diff(4) as usize],
+                velocity: 90,
+            });
+            score.tracks.push(Track { notes: notes.collect(), ..Track::default() });
+            (format!("tune {i}"), score)
+        })
+        .collect()
+}
+
+fn settings(name: &str, sets: &[&str]) -> RunConfig {
+    let mut map = preset_config(name).unwrap();
+    let keys = [etude_models::registry::MODEL_KEYS, etude_models::train::TRAIN_KEYS].concat();
+    let small =
+        ["hidden=24", "batch=6", "window=40", "log_every=1", "valid_every=4", "save_every=3"];
+    for set in small.iter().chain(sets) {
+        config::set(&mut map, set, &keys).unwrap();
+    }
+    RunConfig::read(map).unwrap()
+}
+
+fn data(config: &RunConfig) -> Dataset {
+    let all = tunes(9);
+    let scores = Scores { train: all[..7].to_vec(), valid: all[7..].to_vec(), test: Vec::new() };
+    let encoding = config.model.encoding().unwrap();
+    Dataset::new(&scores, &*encoding, config.model.conditions, config.train.transpose).unwrap()
+}
+
+fn weights(path: &Path) -> Vec<Vec<u8>> {
+    ["model.safetensors", "optimizer.safetensors", "best.safetensors"]
+        .map(|name| std::fs::read(path.join(name)).unwrap())
+        .to_vec()
+}
+
+fn train(config: &RunConfig, path: &Path) -> Trainer {
+    let mut trainer = Trainer::create(config.clone(), data(config), path).unwrap();
+    assert_eq!(trainer.train(None, &|| false, &mut |_| {}).unwrap(), End::Done);
+    trainer
+}
+
+#[test]
+fn a_resumed_run_ends_with_the_same_bytes() {
+    let folder = Folder::new("resume");
+    for (name, sets) in [
+        ("lstm/melody-form", &["steps=11", "dropout=0.4"][..]),
+        ("gru/basic", &["steps=11", "weight_decay=0.01"][..]),
+        ("rnn/basic", &["steps=11", "schedule=exponential"][..]),
+    ] {
+        for seed in 1..=3 {
+            let seed = format!("seed={seed}");
+            let config = settings(name, &[sets, &[&seed]].concat());
+            let whole = folder.0.join("whole");
+            train(&config, &whole);
+            let parts = folder.0.join("parts");
+            let mut trainer = Trainer::create(config.clone(), data(&config), &parts).unwrap();
+            for stop_at in [2, 5, 6, 11] {
+                let reached = std::cell::Cell::new(trainer.step());
+                let stop = || reached.get() >= stop_at;
+                trainer.train(None, &stop, &mut |r| reached.set(r.step)).unwrap();
+                drop(trainer);
+                let run = RunDir::open(&parts, true).unwrap();
+                trainer = Trainer::resume(config.clone(), data(&config), run).unwrap();
+                assert_eq!(trainer.step(), stop_at);
+            }
+            assert!(weights(&whole) == weights(&parts), "{name} {seed}");
+            std::fs::remove_dir_all(&whole).unwrap();
+            std::fs::remove_dir_all(&parts).unwrap();
+        }
+    }
+}
+
+#[test]
+fn the_number_of_threads_does_not_change_a_bit() {
+    let folder = Folder::new("threads");
+    let config = settings("lstm/melody-form", &["steps=6", "hidden=48", "batch=40", "dropout=0.2"]);
+    let mut first = None;
+    for threads in [1, 2, 3, 8] {
+        let path = folder.0.join(threads.to_string());
+        Pool::new(threads).unwrap().run(|| train(&config, &path));
+        let bytes = weights(&path);
+        assert!(*first.get_or_insert_with(|| bytes.clone()) == bytes, "{threads} threads");
+    }
+}
+
+#[test]
+fn a_regular_tune_is_learned_below_both_baselines() {
+    let folder = Folder::new("learn");
+    let config = settings("lstm/melody-form", &["steps=120", "lr=0.01", "dropout=0", "hidden=32"]);
+    let trainer = train(&config, &folder.0.join("run"));
+    let (best, _) = trainer.best();
+    let b = trainer.baselines();
+    assert!(best < b.markov && b.markov < b.marginal, "{best} {b:?}");
+}
+
+#[test]
+fn batches_are_a_function_of_seed_and_step() {
+    let config = settings("lstm/melody-form", &[]);
+    let pieces = data(&config).train;
+    let batch = |seed, step| Batch::of_step(&pieces, seed, step, 5, 30);
+    assert_eq!(batch(1, 7), batch(1, 7));
+    assert_ne!(batch(1, 7), batch(2, 7));
+    assert_ne!(batch(1, 7), batch(1, 8));
+    // Seven steps of five windows visit each of the seven pieces five times.
+    let mut seen = std::collections::BTreeMap::new();
+    for step in 0..7 {
+        let order: Vec<_> = (0..5).map(|b| batch(3, step).targets[b]).collect();
+        order.into_iter().for_each(|token| *seen.entry(token).or_insert(0) += 1);
+    }
+    assert_eq!(seen.values().sum::<i32>(), 35);
+}
+
+#[test]
+fn a_learning_rate_that_explodes_is_told_and_never_saved_over_the_good_weights() {
+    let folder = Folder::new("explode");
+    let config = settings("rnn/basic", &["steps=60", "lr=10", "clip=0", "save_every=1000"]);
+    let path = folder.0.join("run");
+    let mut trainer = Trainer::create(config.clone(), data(&config), &path).unwrap();
+    let before = std::fs::read(path.join("model.safetensors")).unwrap();
+    // A planted weight that is not finite.
+    trainer.model_mut().visit_mut(&mut |p| {
+        if p.name == "rnn.1.w_hh" {
+            p.update(|w| w[3] = f32::NAN);
+        }
+    });
+    match trainer.train(None, &|| false, &mut |_| {}) {
+        Err(Error::NotFinite { step: 1, tensor }) => {
+            assert!(tensor.contains("rnn.1.w_hh"), "{tensor}")
+        }
+        other => panic!("{other:?}"),
+    }
+    drop(trainer);
+    assert_eq!(std::fs::read(path.join("model.safetensors")).unwrap(), before);
+    RunDir::open(&path, true).unwrap();
+}
+
+#[test]
+fn every_flipped_bit_of_a_run_is_found() {
+    let folder = Folder::new("flip");
+    let config = settings("rnn/basic", &["steps=4", "hidden=4", "layers=1"]);
+    let path = folder.0.join("run");
+    train(&config, &path);
+    let mut tried = 0;
+    for name in [
+        "state.json",
+        "config.toml",
+        "model.safetensors",
+        "optimizer.safetensors",
+        "best.safetensors",
+        "metrics.jsonl",
+    ] {
+        let file = path.join(name);
+        let good = std::fs::read(&file).unwrap();
+        let every = (good.len() / 40).max(1);
+        for at in (0..good.len()).step_by(every) {
+            let mut bad = good.clone();
+            bad[at] ^= 1 << (at % 8);
+            std::fs::write(&file, &bad).unwrap();
+            let fault = RunDir::open(&path, false).err().map(|e| e.to_string());
+            let fault = fault.unwrap_or_else(|| panic!("{name} byte {at} went unnoticed"));
+            assert!(fault.contains(name), "{name}: {fault}");
+            tried += 1;
+        }
+        std::fs::write(&file, &good).unwrap();
+    }
+    RunDir::open(&path, false).unwrap();
+    println!("{tried} flipped bits, all found");
+}
+
+#[test]
+fn a_save_cut_off_at_any_move_opens_as_the_old_or_the_new_one() {
+    let folder = Folder::new("cut");
+    let config = settings("rnn/basic", &["steps=3", "hidden=4", "layers=1", "save_every=1"]);
+    let (old, new) = (folder.0.join("old"), folder.0.join("new"));
+    train(&config, &old);
+    let longer = settings("rnn/basic", &["steps=5", "hidden=4", "layers=1", "save_every=1"]);
+    train(&longer, &new);
+    let files = ["config.toml", "model.safetensors", "optimizer.safetensors", "best.safetensors"];
+    // The moves of a save, in order: every .new file, the state, then rename after rename.
+    for cut in 0..=files.len() * 2 + 1 {
+        let place = folder.0.join("place");
+        let _ = std::fs::remove_dir_all(&place);
+        std::fs::create_dir_all(&place).unwrap();
+        for entry in std::fs::read_dir(&old).unwrap().flatten() {
+            if entry.path().is_file() {
+                std::fs::copy(entry.path(), place.join(entry.file_name())).unwrap();
+            }
+        }
+        let put = |name: &str, as_name: String| {
+            std::fs::copy(new.join(name), place.join(as_name)).unwrap();
+        };
+        for (i, name) in files.iter().enumerate() {
+            if i < cut {
+                put(name, format!("{name}.new"));
+            }
+        }
+        let committed = cut > files.len();
+        if committed {
+            put("state.json", "state.json".into());
+            put("metrics.jsonl", "metrics.jsonl".into());
+        }
+        for (i, name) in files.iter().enumerate() {
+            if cut > files.len() + 1 + i {
+                std::fs::rename(place.join(format!("{name}.new")), place.join(name)).unwrap();
+            }
+        }
+        let run = RunDir::open(&place, true).unwrap_or_else(|e| panic!("cut {cut}: {e}"));
+        let wanted = if committed { 5 } else { 3 };
+        assert_eq!(run.state()["step"], wanted, "cut {cut}");
+        let from = if committed { &new } else { &old };
+        for name in files {
+            let saved = std::fs::read(from.join(name)).unwrap();
+            assert!(run.file(name).unwrap().unwrap() == saved, "cut {cut}: {name}");
+        }
+    }
+}
+
+#[test]
+fn settings_out_of_range_are_named() {
+    let keys = [etude_models::registry::MODEL_KEYS, etude_models::train::TRAIN_KEYS].concat();
+    for (set, wanted) in [
+        ("hidden=0", "model.hidden"),
+        ("hidden=99999999", "model.hidden"),
+        ("batch=2.5", "train.batch"),
+        ("batch=\"64\"", "train.batch"),
+        ("batch=65536", "train.batch"),
+        ("lr=-1", "train.lr"),
+        ("dropout=1.5", "model.dropout"),
+        ("encoding=abc", "model.encoding"),
+        ("schedule=up", "train.schedule"),
+    ] {
+        let mut map = preset_config("lstm/performance").unwrap();
+        config::set(&mut map, set, &keys).unwrap();
+        let fault = RunConfig::read(map).unwrap_err().to_string();
+        assert!(fault.starts_with(wanted), "{set}: {fault}");
+    }
+    let mut map = preset_config("lstm").unwrap();
+    for set in ["hiden=3", "hidden", "data.hidden=3"] {
+        assert!(config::set(&mut map, set, &keys).is_err(), "{set}");
+    }
+}
+
+#[test]
+fn configurations_survive_toml() {
+    for entry in etude_models::registry::MODELS {
+        for preset in entry.presets {
+            let map = preset_config(&format!("{}/{}", entry.id, preset.name)).unwrap();
+            let config = RunConfig::read(map).unwrap();
+            let text = config::to_toml(&config.write());
+            assert_eq!(RunConfig::read(config::from_toml(&text).unwrap()).unwrap(), config);
+        }
+    }
+}
