@@ -23,7 +23,8 @@ use crate::{
     Track,
 };
 use grid::{bar_steps, bpm_micros, hear, micros_bpm};
-use vocabulary::{DRUMS, DURATIONS, Event, POSITIONS, SIZE, STEPS_PER_QUARTER, VOICES, WHOLE};
+use std::collections::BTreeMap;
+use vocabulary::{DRUMS, DURATIONS, Event, POSITIONS, SIZE, STEPS_PER_QUARTER, WHOLE};
 
 /// The longest piece in steps.
 const MAX_STEPS: u64 = MAX_QUARTERS * STEPS_PER_QUARTER as u64;
@@ -213,7 +214,7 @@ fn voices(tracks: &[Track]) -> Vec<u8> {
 struct Reader {
     score: Score,
     /// Tracks by program, drums last, and voice.
-    tracks: Vec<Track>,
+    tracks: BTreeMap<(u8, u8), Track>,
     bar_start: u64,
     bar_steps: u64,
     begun: bool,
@@ -230,7 +231,7 @@ impl Reader {
     fn new() -> Reader {
         Reader {
             score: Score::new(STEPS_PER_QUARTER),
-            tracks: vec![Track::default(); (usize::from(DRUMS) + 1) * VOICES],
+            tracks: BTreeMap::new(),
             bar_start: 0,
             bar_steps: WHOLE,
             begun: false,
@@ -251,7 +252,7 @@ impl Reader {
     }
 
     fn track(&mut self) -> &mut Track {
-        &mut self.tracks[usize::from(self.program) * VOICES + usize::from(self.voice)]
+        self.tracks.entry((self.program, self.voice)).or_default()
     }
 
     fn advance(&mut self, bars: u64) {
@@ -302,14 +303,95 @@ impl Reader {
     }
 
     fn finish(mut self) -> Score {
-        for (place, mut track) in self.tracks.into_iter().enumerate() {
-            if !track.notes.is_empty() {
-                let program = (place / VOICES) as u8;
-                track.is_drum = program == DRUMS;
-                track.program = if track.is_drum { 0 } else { program };
-                self.score.tracks.push(track);
-            }
+        for ((program, _), mut track) in self.tracks {
+            track.is_drum = program == DRUMS;
+            track.program = if track.is_drum { 0 } else { program };
+            self.score.tracks.push(track);
         }
         self.score
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(score: &Score) -> Vec<String> {
+        let tokens = Events.encode(score).unwrap().tokens;
+        assert_eq!(Events.decode(&tokens).unwrap(), Events.quantise(score));
+        tokens.into_iter().map(|token| Events.token_name(token)).collect()
+    }
+
+    fn note(tick: u64, duration: u64, pitch: u8) -> Note {
+        Note { tick, duration, pitch, velocity: 100 }
+    }
+
+    #[test]
+    fn a_waltz_with_drums_is_written_by_hand_the_same() {
+        // 480 ticks a quarter, so a step of 1/24 quarter is 20 ticks and a bar of 3/4 72 steps.
+        let mut score = Score::new(480);
+        score.meters.push(Meter { tick: 0, numerator: 3, denominator: 4 });
+        score.tempos.push(Tempo { tick: 0, micros_per_quarter: 600_000 });
+        score.keys.push(Key { tick: 0, sharps: -1, minor: true });
+        let tune = Track {
+            program: 40,
+            notes: vec![note(0, 480, 62), note(0, 480, 69), note(480, 160, 65)],
+            ..Track::default()
+        };
+        let drums = Track { is_drum: true, notes: vec![note(480, 20, 38)], ..Track::default() };
+        score.tracks = vec![drums, tune];
+        // Velocity 100 lies in bin (100 - 1) / 4 + 1 = 25.
+        let expected = "BAR POSITION_0 TIME_SIGNATURE_3/4 KEY_1_FLATS_MINOR TEMPO_100 PROGRAM_40 \
+                        PITCH_62 VELOCITY_25 DURATION_24 PITCH_69 VELOCITY_25 DURATION_24 \
+                        POSITION_24 PROGRAM_40 PITCH_65 VELOCITY_25 DURATION_8 \
+                        DRUMS PITCH_38 VELOCITY_25 DURATION_1";
+        assert_eq!(names(&score).join(" "), expected);
+    }
+
+    #[test]
+    fn long_rests_and_notes_take_a_few_tokens() {
+        let mut score = Score::new(24);
+        // Bars 0 and 8 of 4/4: seven empty bars between. 1 + 96 * (1 + 4) steps of sound.
+        score.tracks =
+            vec![Track { notes: vec![note(0, 1, 60), note(768, 481, 60)], ..Track::default() }];
+        let names = names(&score).join(" ");
+        let expected = "DURATION_1 SKIP_1 SKIP_2 SKIP_4 BAR POSITION_0 PROGRAM_0 PITCH_60 \
+                        VELOCITY_25 HOLD_96 HOLD_384 DURATION_1";
+        assert!(names.ends_with(expected), "{names}");
+    }
+
+    #[test]
+    fn a_time_signature_inside_a_bar_begins_a_new_one() {
+        let mut score = Score::new(24);
+        score.meters.push(Meter { tick: 48, numerator: 3, denominator: 8 });
+        score.tracks =
+            vec![Track { notes: vec![note(48, 12, 60), note(84, 12, 62)], ..Track::default() }];
+        let names = names(&score).join(" ");
+        let expected = "POSITION_48 TIME_SIGNATURE_3/8 PROGRAM_0 PITCH_60 VELOCITY_25 DURATION_12 \
+                        BAR POSITION_0 PROGRAM_0 PITCH_62 VELOCITY_25 DURATION_12";
+        assert!(names.ends_with(expected), "{names}");
+    }
+
+    #[test]
+    fn voices_of_one_program_stay_apart() {
+        let mut score = Score::new(24);
+        let voice = |pitch| Track { notes: vec![note(0, 24, pitch)], ..Track::default() };
+        score.tracks = vec![voice(72), voice(48)];
+        let names = names(&score).join(" ");
+        let expected = "PROGRAM_0 PITCH_72 VELOCITY_25 DURATION_24 \
+                        PROGRAM_0 VOICE_2 PITCH_48 VELOCITY_25 DURATION_24";
+        assert!(names.ends_with(expected), "{names}");
+    }
+
+    #[test]
+    fn the_seventeenth_track_of_a_program_joins_the_sixteenth() {
+        let mut score = Score::new(24);
+        let track = |i| Track { notes: vec![note(i, 24, 60)], ..Track::default() };
+        score.tracks = (0..20).map(track).collect();
+        let encoded = Events.encode(&score).unwrap();
+        assert_eq!(encoded.lost, [("merged: over 16 tracks of one program".to_string(), 4)]);
+        let heard = Events.quantise(&score);
+        assert_eq!((heard.tracks.len(), heard.note_count()), (16, 20));
+        assert_eq!(Events.decode(&encoded.tokens).unwrap(), heard);
     }
 }
