@@ -2,7 +2,7 @@
 //!
 //! One test, so that nothing else in the process moves the peak.
 
-use etude_tokenizer::{Error, MAX_QUARTERS, Score, encoding, schemes};
+use etude_tokenizer::{Score, encoding, schemes};
 
 /// The most resident memory of this process so far, in bytes; `None` where it cannot be told.
 fn peak() -> Option<usize> {
@@ -86,20 +86,4 @@ fn peak_memory_is_at_most_64_megabytes_and_40_times_the_file() {
         }
         drop(reading);
     }
-}
-
-#[test]
-fn a_piece_of_years_is_refused_in_quarters_not_ticks() {
-    // 2^28 - 1 ticks of rest, again and again.
-    let mut track = Vec::new();
-    for _ in 0..40 {
-        track.extend([0xff, 0xff, 0xff, 0x7f, 0xff, 0x01, 0]);
-    }
-    track.extend([0, 0x90, 60, 64, 1, 60, 0]);
-    let mut bytes = file(&[track]);
-    let error = Score::from_midi(&bytes).unwrap_err();
-    assert!(matches!(&error, Error::Midi { why } if why.contains(&MAX_QUARTERS.to_string())));
-    // The same ticks in the finest division are 327,680 quarters: lawful.
-    bytes[12..14].copy_from_slice(&[0x7f, 0xff]);
-    assert_eq!(Score::from_midi(&bytes).unwrap().note_ons, 1);
 }
