@@ -289,12 +289,11 @@ fn walk(root: &Path, found: &mut Vec<Found>, skipped: &mut Vec<Skipped>) -> Resu
             });
             match fs::metadata(&path) {
                 Ok(kind) if kind.is_dir() => {
+                    let name = entry.file_name();
+                    let below = name.to_str().and_then(Split::from_name).or(split);
                     // A link back up the tree leads to a folder that was seen under its real name.
-                    if fs::canonicalize(&path).is_ok_and(|real| visited.insert(real)) {
-                        let name = entry.file_name();
-                        let below = name.to_str().and_then(Split::from_name).or(split);
-                        folders.push((path, below));
-                    }
+                    let new = fs::canonicalize(&path).is_ok_and(|real| visited.insert(real));
+                    folders.extend(new.then_some((path, below)));
                 }
                 Ok(_) if is_midi => {
                     let name = path.strip_prefix(root).unwrap_or(&path);

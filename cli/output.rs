@@ -39,10 +39,11 @@ pub fn place(path: &Path, name: &str, console: &Console) -> PathBuf {
     let place = within(path, name);
     if place != path && path.is_dir() {
         console.note(format!("{} is a folder: writing {}", show_path(path), show_path(&place)));
-    } else if let Some(folder) = place.parent().filter(|folder| *folder != Path::new("")) {
-        if !folder.exists() {
-            console.note(format!("making the folder {}", show_path(folder)));
-        }
+    } else if let Some(folder) = place.parent()
+        && folder != Path::new("")
+        && !folder.exists()
+    {
+        console.note(format!("making the folder {}", show_path(folder)));
     }
     place
 }

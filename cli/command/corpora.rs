@@ -1,7 +1,7 @@
 //! `etude corpora`: the built-in corpora, as a list or as files.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
@@ -69,7 +69,7 @@ fn parts(counts: [usize; 3]) -> Value {
     Value::Object(named.collect())
 }
 
-fn export(name: &str, folder: &PathBuf, console: &Console) -> Result<()> {
+fn export(name: &str, folder: &Path, console: &Console) -> Result<()> {
     let corpus = load(name)?;
     if folder.exists() && !folder.is_dir() {
         return Err(Error::unwritable(folder, "it is not a folder"));

@@ -33,7 +33,9 @@ pub fn run(_: &Args, console: &Console) -> Result<()> {
     let features = features();
     let (active, tiers) = (isa::active(), Isa::available());
     let names: Vec<&str> = tiers.iter().map(|isa| isa.name()).collect();
-    let gflops = peak::fma_gflops();
+    let one: Vec<f64> = tiers.iter().map(|&isa| tenth(peak::fma_gflops_of(isa, 1))).collect();
+    let all = tenth(peak::fma_gflops_of(active, cores));
+    let bandwidths = peak::bandwidths(1);
 
     console.say(format!("etude      {}", env!("CARGO_PKG_VERSION")))?;
     console.say(format!("system     {}, {}", std::env::consts::OS, std::env::consts::ARCH))?;
@@ -49,7 +51,14 @@ pub fn run(_: &Args, console: &Console) -> Result<()> {
     }
     console.say(format!("features   {}", features.join(" ")))?;
     console.say(format!("tiers      {} (active: {})", names.join(", "), active.name()))?;
-    console.say(format!("fma peak   {gflops:.1} GFLOP/s f32, one thread, measured now"))?;
+    let shown: Vec<String> =
+        names.iter().zip(&one).map(|(name, gflops)| format!("{name} {gflops}")).collect();
+    console
+        .say(format!("fma peak   {} GFLOP/s f32 on one thread, measured now", shown.join(", ")))?;
+    console.say(format!("           {} {all} GFLOP/s on {cores} threads", active.name()))?;
+    let shown: Vec<String> =
+        bandwidths.iter().map(|b| format!("{} KiB {:.0}", b.bytes >> 10, b.read_gbps)).collect();
+    console.say(format!("reading    {} GB/s on one thread", shown.join(", ")))?;
     console.say("gpu        this build has no GPU kernels")?;
 
     let caches: Vec<Value> =
@@ -65,9 +74,19 @@ pub fn run(_: &Args, console: &Console) -> Result<()> {
         "features": features,
         "isa": active.name(),
         "isa_available": names,
-        "fma_gflops": (gflops * 10.0).round() / 10.0,
+        "fma_gflops": names.iter().zip(&one).map(|(&name, &g)| (name.to_owned(), json!(g))).collect::<serde_json::Map<_, _>>(),
+        "fma_gflops_all_threads": all,
+        "bandwidth": bandwidths.iter().map(|b| json!({
+            "bytes": b.bytes,
+            "read_gbps": tenth(b.read_gbps),
+            "copy_gbps": tenth(b.copy_gbps),
+        })).collect::<Vec<_>>(),
         "gpu": Value::Null,
     }))
+}
+
+fn tenth(value: f64) -> f64 {
+    (value * 10.0).round() / 10.0
 }
 
 /// The processor's name, where the system tells it.
