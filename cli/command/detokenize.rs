@@ -83,7 +83,7 @@ pub fn run(args: &Args, console: &Console) -> Result<()> {
     let score = encoding.decode(&object.tokens).map_err(|e| of_tokenizer(&args.file, &e))?;
     let out = output::place(&args.out, "piece.mid", console);
     output::write(&out, &score.to_midi())?;
-    if out == "-" {
+    if out.as_os_str() == "-" {
         return Ok(());
     }
     console.say(format!(
