@@ -8,8 +8,14 @@ use super::pack;
 use super::tile::{Kernels, Tile};
 use std::arch::x86_64::*;
 
-pub(super) static KERNELS: Kernels =
-    Kernels { rows: 6, slivers: &[4, 2, 2, 1, 1, 1], tile: dispatch, pack: pack::avx2 };
+pub(super) static KERNELS: Kernels = Kernels {
+    rows: 6,
+    slivers: &[4, 2, 2, 1, 1, 1],
+    tile: dispatch,
+    pack: pack::avx2,
+    pack_a: pack::avx2_a,
+    pack_rows: false,
+};
 
 /// Picks the code for a tile's size.
 ///

@@ -8,8 +8,20 @@ use super::pack;
 use super::tile::{Kernels, Tile};
 use std::arch::x86_64::*;
 
-pub(super) static KERNELS: Kernels =
-    Kernels { rows: 8, slivers: &[8, 8, 8, 6, 5, 4, 3, 3], tile: dispatch, pack: pack::avx512 };
+pub(super) static KERNELS: Kernels = Kernels {
+    rows: 8,
+    slivers: &[8, 8, 8, 6, 5, 4, 3, 3],
+    tile: dispatch,
+    pack: pack::avx512,
+    pack_a: pack::avx2_a,
+    pack_rows: true,
+};
+
+/// Slivers times length of the sums above which a strip of `B` (here 40 KiB) does not stay in the
+/// first-level cache, so that it is fetched ahead on every pass.
+const STREAMED: usize = 640;
+/// How far ahead, in elements of a packed sliver: 32 rows are 400 cycles, a third-level latency.
+const AHEAD: usize = 32 * 16;
 
 /// Picks the code for a tile's size.
 ///
@@ -42,61 +54,109 @@ unsafe fn dispatch(rows: usize, slivers: usize, t: &Tile) {
 /// # Safety
 /// As [`dispatch`].
 #[target_feature(enable = "avx512f")]
-#[allow(clippy::needless_range_loop)] // `v` is a place in B as well as in `sum`
 unsafe fn tile<const R: usize, const V: usize>(t: &Tile) {
-    let mask = |v: usize| if v + 1 == V { (0xffff_u32 >> (16 - t.last)) as __mmask16 } else { !0 };
+    // SAFETY: handed on. A masked load takes a slot of a multiply-add (4 % of a tile's time), and so
+    // does each address that must be calculated (1 %), hence three forms of one body.
+    unsafe {
+        if t.last != 16 {
+            body::<R, V, true, false, false>(t)
+        } else if (t.a_row, t.a_col) == (1, R) {
+            if t.k * V > STREAMED {
+                body::<R, V, false, true, true>(t)
+            } else {
+                body::<R, V, false, true, false>(t)
+            }
+        } else {
+            body::<R, V, false, false, false>(t)
+        }
+    }
+}
+
+/// Computes a tile whose last sliver is short (`SHORT`) or whole, whose rows of `A` are packed
+/// (`PACKED`) or lie anywhere, and whose `B` is fetched ahead (`STREAM`) or stays in the first-level
+/// cache.
+///
+/// # Safety
+/// As [`dispatch`].
+#[inline]
+#[target_feature(enable = "avx512f")]
+#[allow(clippy::needless_range_loop)] // `r` and `v` are places in A, B and C as well as in `sum`
+unsafe fn body<
+    const R: usize,
+    const V: usize,
+    const SHORT: bool,
+    const PACKED: bool,
+    const STREAM: bool,
+>(
+    t: &Tile,
+) {
+    let (a_row, a_col) = if PACKED { (1, R) } else { (t.a_row, t.a_col) };
+    let mask = (0xffff_u32 >> (16 - t.last)) as __mmask16;
+    let load = |at: *const f32, v: usize| {
+        // SAFETY: the lanes that the mask lets through are in bounds; others are not touched.
+        unsafe {
+            if SHORT && v + 1 == V { _mm512_maskz_loadu_ps(mask, at) } else { _mm512_loadu_ps(at) }
+        }
+    };
     let mut sum = [[_mm512_setzero_ps(); V]; R];
-    // SAFETY: rows `0..R` of A and C, rows `0..k` of B, and all columns that the masks let through
-    // are in bounds, as the caller vouches; masked lanes are not touched.
+    // SAFETY: rows `0..R` of A and C, rows `0..k` of B, and all columns that the mask lets through
+    // are in bounds, as the caller vouches.
     unsafe {
         if t.from_c {
-            for (r, row) in sum.iter_mut().enumerate() {
-                for (v, s) in row.iter_mut().enumerate() {
-                    *s = _mm512_maskz_loadu_ps(mask(v), t.c.add(r * t.c_row + v * 16));
+            for r in 0..R {
+                for v in 0..V {
+                    sum[r][v] = load(t.c.add(r * t.c_row + v * 16), v);
                 }
             }
         }
-        let mut a = [t.a; R];
-        for (r, a) in a.iter_mut().enumerate() {
-            *a = t.a.add(r * t.a_row);
-        }
-        let (mut b, mut at) = (t.b, 0);
+        let (mut a, mut b) = (t.a, t.b);
         for _ in 0..t.k {
             if R >= V {
-                let mut cols = [_mm512_setzero_ps(); V];
-                for (v, col) in cols.iter_mut().enumerate() {
-                    *col = _mm512_maskz_loadu_ps(mask(v), b.add(v * t.b_sliver));
+                if STREAM {
+                    for v in 0..V {
+                        _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(v * t.b_sliver + AHEAD).cast());
+                    }
+                    _mm_prefetch::<_MM_HINT_T1>(b.wrapping_offset(t.ahead).cast());
                 }
-                for (row, a) in sum.iter_mut().zip(a) {
-                    let x = _mm512_set1_ps(*a.add(at));
-                    for (s, col) in row.iter_mut().zip(cols) {
-                        *s = _mm512_fmadd_ps(x, col, *s);
+                let mut cols = [_mm512_setzero_ps(); V];
+                for v in 0..V {
+                    cols[v] = load(b.add(v * t.b_sliver), v);
+                }
+                for r in 0..R {
+                    let x = _mm512_set1_ps(*a.add(r * a_row));
+                    for v in 0..V {
+                        sum[r][v] = _mm512_fmadd_ps(x, cols[v], sum[r][v]);
                     }
                 }
             } else {
                 let mut rows = [_mm512_setzero_ps(); R];
-                for (r, x) in rows.iter_mut().enumerate() {
-                    *x = _mm512_set1_ps(*a[r].add(at));
+                for r in 0..R {
+                    rows[r] = _mm512_set1_ps(*a.add(r * a_row));
                 }
                 for v in 0..V {
-                    let col = _mm512_maskz_loadu_ps(mask(v), b.add(v * t.b_sliver));
-                    for (row, x) in sum.iter_mut().zip(rows) {
-                        row[v] = _mm512_fmadd_ps(x, col, row[v]);
+                    let col = load(b.add(v * t.b_sliver), v);
+                    for r in 0..R {
+                        sum[r][v] = _mm512_fmadd_ps(rows[r], col, sum[r][v]);
                     }
                 }
             }
             b = b.add(t.b_row);
-            at += t.a_col;
+            a = a.add(a_col);
         }
         for v in 0..V {
             if !t.bias.is_null() {
-                let bias = _mm512_maskz_loadu_ps(mask(v), t.bias.add(v * 16));
-                for row in &mut sum {
-                    row[v] = _mm512_add_ps(row[v], bias);
+                let bias = load(t.bias.add(v * 16), v);
+                for r in 0..R {
+                    sum[r][v] = _mm512_add_ps(sum[r][v], bias);
                 }
             }
-            for (r, row) in sum.iter().enumerate() {
-                _mm512_mask_storeu_ps(t.c.add(r * t.c_row + v * 16), mask(v), row[v]);
+            for r in 0..R {
+                let c = t.c.add(r * t.c_row + v * 16);
+                if SHORT && v + 1 == V {
+                    _mm512_mask_storeu_ps(c, mask, sum[r][v]);
+                } else {
+                    _mm512_storeu_ps(c, sum[r][v]);
+                }
             }
         }
     }

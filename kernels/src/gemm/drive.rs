@@ -6,13 +6,15 @@ use super::{LANE, Line, MatMut, MatRef};
 use crate::threads::parallel_for;
 use std::cell::RefCell;
 
-/// Length of the sums of one block: a tile's columns of `B` (48 x 384 floats, 72 KiB) and its rows
-/// of `A` (12 KiB) then stream from the second-level cache at a fraction of its speed.
-const KC: usize = 384;
-/// Columns of `B` packed at a time: `KC * NC` floats are 0.7 MiB, about a third of that cache.
+/// Longest sum of one block: a strip of `B` (48 x 512 floats, 96 KiB) then streams from the
+/// second-level cache, and `C` is seldom read again.
+const KC: usize = 512;
+/// Columns of `B` packed at a time: `KC * NC` floats are 1 MiB, half of that cache.
 const NC: usize = 480;
-/// Rows of a transposed `A` packed at a time (0.2 MiB).
+/// Rows of `A` packed at a time (256 KiB).
 const MC: usize = 128;
+/// From this many columns on, packing contiguous rows of `A` pays where the tier asks for it.
+const PACK_A_COLS: usize = 128;
 /// From this many rows on, a `B` with contiguous rows is worth packing.
 const PACK_B_ROWS: usize = 96;
 /// Below this many rows a `B` with contiguous columns is packed in pieces that stay in the
@@ -151,7 +153,8 @@ impl Window {
             }
             Right::Plain(_) => (true, KC, NC),
         };
-        let pack_a = a.col_stride != 1 && m > 1;
+        let pack_a = m > 1
+            && (a.col_stride != 1 || code.pack_rows && self.cols.1 - self.cols.0 >= PACK_A_COLS);
         PACKED.with_borrow_mut(|(b_room, a_room)| {
             let mut n0 = self.cols.0;
             while n0 < self.cols.1 {
@@ -216,7 +219,7 @@ impl Window {
             let tiles = height.div_ceil(step.code.rows);
             let at = a.data.as_ptr().wrapping_add(top * a.row_stride + step.k.0 * a.col_stride);
             let packed = pack_a.then(|| {
-                let room = reserve(room, height * kb);
+                let room = reserve(room, height * kb + pack::SLACK);
                 let source = Source {
                     data: at,
                     row: a.row_stride,
@@ -226,55 +229,76 @@ impl Window {
                 };
                 // SAFETY: rows `top..top + height` and columns `k` of A are in bounds; the room was
                 // made for them.
-                unsafe { pack::pack_a(&source, tiles, room) };
+                unsafe { (step.code.pack_a)(&source, tiles, room) };
                 room.cast_const()
             });
-            self.tiles(step, top, height, tiles, &|start, rows| match packed {
-                Some(packed) => (packed.wrapping_add(start * kb), 1, rows),
-                None => (at.wrapping_add(start * a.row_stride), a.row_stride, a.col_stride),
-            });
+            let rows =
+                Rows { at, packed, row: a.row_stride, col: a.col_stride, top, height, tiles };
+            self.tiles(step, &rows);
         }
     }
 
-    /// Runs the tiles of rows `top..top + height`; `a` gives a tile's rows and their strides.
-    fn tiles(
-        &self,
-        step: &Step,
-        top: usize,
-        height: usize,
-        tiles: usize,
-        a: &dyn Fn(usize, usize) -> (*const f32, usize, usize),
-    ) {
+    /// Runs the tiles of some rows: strips of columns one after the other, so that a strip of `B`
+    /// stays in the first-level cache while the rows pass by.
+    fn tiles(&self, step: &Step, rows: &Rows) {
         let (n0, n1) = step.n;
-        let most = step.code.slivers[height.div_ceil(tiles) - 1];
+        let (height, taller) = (rows.height / rows.tiles, rows.height % rows.tiles);
+        let most = step.code.slivers[rows.height.div_ceil(rows.tiles) - 1];
         let strips = slivers(n1 - n0).div_ceil(most);
+        let kb = step.k.1 - step.k.0;
         for strip in 0..strips {
             let first = even(slivers(n1 - n0), strips, strip);
             let width = even(slivers(n1 - n0), strips, strip + 1) - first;
             let col = n0 + first * LANE;
-            for i in 0..tiles {
-                let (start, end) = (even(height, tiles, i), even(height, tiles, i + 1));
-                let (a, a_row, a_col) = a(start, end - start);
-                let tile = Tile {
-                    a,
-                    a_row,
-                    a_col,
-                    b: step.b.0.wrapping_add(first * step.b.2),
-                    b_row: step.b.1,
-                    b_sliver: step.b.2,
-                    c: self.c.wrapping_add((top + start) * self.c_row + col),
-                    c_row: self.c_row,
-                    k: step.k.1 - step.k.0,
-                    last: (n1 - col).min(width * LANE) - (width - 1) * LANE,
-                    from_c: step.from_c,
-                    bias: step.bias.map_or(std::ptr::null(), |bias| bias[col..].as_ptr()),
+            let mut tile = Tile {
+                a: rows.packed.unwrap_or(rows.at),
+                a_row: rows.row,
+                a_col: rows.col,
+                b: step.b.0.wrapping_add(first * step.b.2),
+                b_row: step.b.1,
+                b_sliver: step.b.2,
+                c: self.c.wrapping_add(rows.top * self.c_row + col),
+                c_row: self.c_row,
+                ahead: 0,
+                k: kb,
+                last: (n1 - col).min(width * LANE) - (width - 1) * LANE,
+                from_c: step.from_c,
+                bias: step.bias.map_or(std::ptr::null(), |bias| bias[col..].as_ptr()),
+            };
+            for i in 0..rows.tiles {
+                // As `even` cuts them, without a division for each tile.
+                let here = height + usize::from(i < taller);
+                let a_step = if rows.packed.is_some() {
+                    (tile.a_row, tile.a_col) = (1, here);
+                    here * kb
+                } else {
+                    here * rows.row
+                };
+                // The first tiles fetch one sliver each of what the next strip will read.
+                tile.ahead = if strip + 1 < strips && i < width {
+                    ((width + i) * step.b.2) as isize
+                } else {
+                    0
                 };
                 // SAFETY: the tile lies inside of the window, which lies inside of C; its rows of A
                 // and columns of B are in bounds; `kernels` gave code that this CPU runs.
-                unsafe { (step.code.tile)(end - start, width, &tile) };
+                unsafe { (step.code.tile)(here, width, &tile) };
+                tile.a = tile.a.wrapping_add(a_step);
+                tile.c = tile.c.wrapping_add(here * self.c_row);
             }
         }
     }
+}
+
+/// The rows of `A` of one block.
+struct Rows {
+    at: *const f32,
+    packed: Option<*const f32>,
+    row: usize,
+    col: usize,
+    top: usize,
+    height: usize,
+    tiles: usize,
 }
 
 /// One block of columns and of `k`: where `B` lies, how the sums begin and end.

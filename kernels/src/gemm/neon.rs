@@ -8,8 +8,14 @@ use super::pack;
 use super::tile::{Kernels, Tile};
 use std::arch::aarch64::*;
 
-pub(super) static KERNELS: Kernels =
-    Kernels { rows: 6, slivers: &[4, 3, 2, 1, 1, 1], tile: dispatch, pack: pack::plain };
+pub(super) static KERNELS: Kernels = Kernels {
+    rows: 6,
+    slivers: &[4, 3, 2, 1, 1, 1],
+    tile: dispatch,
+    pack: pack::plain,
+    pack_a: pack::plain_a,
+    pack_rows: false,
+};
 
 /// A sliver of one row.
 type Quads = [float32x4_t; 4];

@@ -7,6 +7,8 @@
 
 use super::LANE;
 use super::tile::even;
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::*;
 
 /// A window of a matrix to pack.
 pub(super) struct Source {
@@ -96,6 +98,28 @@ unsafe fn any(src: &Source, dst: *mut f32, stride: usize) {
     }
 }
 
+/// Transposes 8 lines of 4 numbers into 4 vectors of 8.
+///
+/// # Safety
+/// 4 numbers can be read at each line; the CPU has avx2.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn columns_of(lines: [*const f32; 8]) -> [__m256; 4] {
+    let half = |j: usize| {
+        // SAFETY: the caller vouches for 4 numbers.
+        let (low, high) = unsafe { (_mm_loadu_ps(lines[j]), _mm_loadu_ps(lines[j + 4])) };
+        _mm256_insertf128_ps(_mm256_castps128_ps256(low), high, 1)
+    };
+    let (x0, x1, x2, x3) = (half(0), half(1), half(2), half(3));
+    let (y0, y1) = (_mm256_unpacklo_ps(x0, x1), _mm256_unpackhi_ps(x0, x1));
+    let (y2, y3) = (_mm256_unpacklo_ps(x2, x3), _mm256_unpackhi_ps(x2, x3));
+    let low = |a, b| _mm256_castpd_ps(_mm256_unpacklo_pd(_mm256_castps_pd(a), _mm256_castps_pd(b)));
+    let high =
+        |a, b| _mm256_castpd_ps(_mm256_unpackhi_pd(_mm256_castps_pd(a), _mm256_castps_pd(b)));
+    [low(y0, y2), high(y0, y2), low(y1, y3), high(y1, y3)]
+}
+
 /// Columns that are contiguous (`src.row == 1`): transposes blocks of 8 columns by 4 rows.
 ///
 /// 8 columns, not 16: columns a power of two apart share a set of the first-level cache, which
@@ -107,7 +131,6 @@ unsafe fn any(src: &Source, dst: *mut f32, stride: usize) {
 #[inline]
 #[target_feature(enable = "avx2")]
 unsafe fn transpose(src: &Source, dst: *mut f32, stride: usize) {
-    use std::arch::x86_64::*;
     for group in (0..src.cols.next_multiple_of(LANE)).step_by(8) {
         // SAFETY: lane `group % 16` of sliver `group / 16` exists for every group below.
         let to = unsafe { dst.add(group / LANE * stride + group % LANE) };
@@ -122,21 +145,10 @@ unsafe fn transpose(src: &Source, dst: *mut f32, stride: usize) {
                         _mm_prefetch(from.add(j * src.col).wrapping_add(256).cast(), _MM_HINT_T0);
                     }
                 }
-                let half = |j: usize| {
-                    let low = _mm_loadu_ps(from.add(j * src.col));
-                    let high = _mm_loadu_ps(from.add((j + 4) * src.col));
-                    _mm256_insertf128_ps(_mm256_castps128_ps256(low), high, 1)
-                };
-                let (x0, x1, x2, x3) = (half(0), half(1), half(2), half(3));
-                let (y0, y1) = (_mm256_unpacklo_ps(x0, x1), _mm256_unpackhi_ps(x0, x1));
-                let (y2, y3) = (_mm256_unpacklo_ps(x2, x3), _mm256_unpackhi_ps(x2, x3));
-                let pair = |a, b| (_mm256_castps_pd(a), _mm256_castps_pd(b));
-                let low = |(a, b)| _mm256_castpd_ps(_mm256_unpacklo_pd(a, b));
-                let high = |(a, b)| _mm256_castpd_ps(_mm256_unpackhi_pd(a, b));
-                _mm256_storeu_ps(to.add(l * LANE), low(pair(y0, y2)));
-                _mm256_storeu_ps(to.add((l + 1) * LANE), high(pair(y0, y2)));
-                _mm256_storeu_ps(to.add((l + 2) * LANE), low(pair(y1, y3)));
-                _mm256_storeu_ps(to.add((l + 3) * LANE), high(pair(y1, y3)));
+                let lines = std::array::from_fn(|j| from.add(j * src.col));
+                for (i, x) in columns_of(lines).into_iter().enumerate() {
+                    _mm256_storeu_ps(to.add((l + i) * LANE), x);
+                }
             }
         }
         for l in whole..src.rows {
@@ -154,12 +166,40 @@ unsafe fn transpose(src: &Source, dst: *mut f32, stride: usize) {
     }
 }
 
+/// Floats that packing `A` may write beyond its end.
+pub(super) const SLACK: usize = 8;
+
 /// Packs rows of `A` into tiles as [`even`] cuts them: tile `i`, which starts at row `r`, lies at
 /// `dst + r * cols` as `[cols][rows of the tile]`. Here `src.cols` is the length of the sums.
 ///
 /// # Safety
-/// `src` is in bounds, and `dst` holds `src.rows * src.cols` elements.
-pub(super) unsafe fn pack_a(src: &Source, tiles: usize, dst: *mut f32) {
+/// `src` is in bounds, and `dst` holds `src.rows * src.cols + SLACK` elements.
+pub(super) unsafe fn plain_a(src: &Source, tiles: usize, dst: *mut f32) {
+    // SAFETY: handed on.
+    unsafe { any_a(src, tiles, dst) }
+}
+
+/// [`plain_a`] with 256-bit transposes; tiles have at most 8 rows.
+///
+/// # Safety
+/// As [`plain_a`]; the CPU has avx2.
+#[cfg(target_arch = "x86_64")]
+pub(super) unsafe fn avx2_a(src: &Source, tiles: usize, dst: *mut f32) {
+    #[target_feature(enable = "avx2")]
+    unsafe fn shell(src: &Source, tiles: usize, dst: *mut f32) {
+        // SAFETY: handed on.
+        unsafe { if src.col == 1 { transpose_a(src, tiles, dst) } else { any_a(src, tiles, dst) } }
+    }
+    // SAFETY: handed on.
+    unsafe { shell(src, tiles, dst) }
+}
+
+/// Any strides.
+///
+/// # Safety
+/// As [`plain_a`].
+#[inline(always)]
+unsafe fn any_a(src: &Source, tiles: usize, dst: *mut f32) {
     // 16 rows of the sums at a time: their lines stay near while all tiles take their part.
     for from in (0..src.cols).step_by(16) {
         let to = (from + 16).min(src.cols);
@@ -180,6 +220,42 @@ pub(super) unsafe fn pack_a(src: &Source, tiles: usize, dst: *mut f32) {
                             *out.add(r) = *a.add(r * src.row);
                         }
                     }
+                }
+            }
+        }
+    }
+}
+
+/// Rows that are contiguous (`src.col == 1`).
+///
+/// 8 numbers are written for each column of a tile; what is too much for a lower tile is
+/// overwritten by the next column, the next tile, or lies in the slack.
+///
+/// # Safety
+/// As [`plain_a`]; the CPU has avx2; tiles have at most 8 rows.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn transpose_a(src: &Source, tiles: usize, dst: *mut f32) {
+    for i in 0..tiles {
+        let (start, end) = (even(src.rows, tiles, i), even(src.rows, tiles, i + 1));
+        let height = end - start;
+        // Rows beyond the last are replaced by the last.
+        let row = |j: usize| src.data.wrapping_add((start + j).min(src.rows - 1) * src.row);
+        let rows = [row(0), row(1), row(2), row(3), row(4), row(5), row(6), row(7)];
+        let out = dst.wrapping_add(start * src.cols);
+        let whole = src.cols / 4 * 4;
+        // SAFETY: columns `l..l + 4` of those rows are in bounds, and so are 8 numbers at
+        // `l * height` of the tile's room or the slack.
+        unsafe {
+            for l in (0..whole).step_by(4) {
+                for (i, x) in columns_of(rows.map(|row| row.add(l))).into_iter().enumerate() {
+                    _mm256_storeu_ps(out.add((l + i) * height), x);
+                }
+            }
+            for l in whole..src.cols {
+                for (j, row) in rows[..height].iter().enumerate() {
+                    *out.add(l * height + j) = *row.add(l);
                 }
             }
         }

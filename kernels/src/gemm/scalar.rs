@@ -7,8 +7,14 @@ use super::LANE;
 use super::pack;
 use super::tile::{Kernels, Tile};
 
-pub(super) static KERNELS: Kernels =
-    Kernels { rows: 4, slivers: &[1, 1, 1, 1], tile: dispatch, pack: pack::plain };
+pub(super) static KERNELS: Kernels = Kernels {
+    rows: 4,
+    slivers: &[1, 1, 1, 1],
+    tile: dispatch,
+    pack: pack::plain,
+    pack_a: pack::plain_a,
+    pack_rows: false,
+};
 
 /// Picks the code for a tile's size.
 ///

@@ -26,6 +26,8 @@ pub(super) struct Tile {
     pub c: *mut f32,
     /// Elements from one row of `C` to the next.
     pub c_row: usize,
+    /// From `b` to the slivers that the next strip will read: fetched early, row by row.
+    pub ahead: isize,
     /// Products in each sum.
     pub k: usize,
     /// Columns in the last sliver, `1..=16`.
@@ -44,8 +46,12 @@ pub(super) struct Kernels {
     pub slivers: &'static [usize],
     /// Computes a tile of so many rows and slivers.
     pub tile: unsafe fn(usize, usize, &Tile),
-    /// Copies rows of 16-column slivers: see [`super::pack`].
+    /// Packs columns of `B` into slivers: see [`super::pack`].
     pub pack: unsafe fn(&super::pack::Source, *mut f32, usize),
+    /// Packs rows of `A` into tiles.
+    pub pack_a: unsafe fn(&super::pack::Source, usize, *mut f32),
+    /// Whether rows of `A` are worth packing even if they are contiguous.
+    pub pack_rows: bool,
 }
 
 /// The code of the active tier.
