@@ -109,7 +109,9 @@ impl Layout {
     pub(crate) fn slice(&self, axis: usize, start: usize, len: usize) -> Layout {
         let mut layout = *self;
         layout.dims[axis] = len;
-        layout.offset += start * self.strides[axis];
+        // Nothing lies anywhere: an offset would point behind the storage.
+        layout.offset =
+            if layout.is_empty() { 0 } else { self.offset + start * self.strides[axis] };
         layout
     }
 
