@@ -82,7 +82,7 @@ fn items(score: &Score) -> usize {
 
 #[test]
 fn a_million_damaged_files_are_refused_or_read_and_encoded() {
-    let runs: u64 = if cfg!(debug_assertions) { 60_000 } else { 1_000_000 };
+    let runs = common::runs(1_000_000);
     let seeds = seeds();
     let encodings: Vec<_> =
         schemes().iter().map(|(name, _)| encoding(name).expect("a listed scheme")).collect();

@@ -146,7 +146,7 @@ proptest! {
 /// Streams of tokens drawn evenly, and of tokens that came from encoding.
 #[test]
 fn any_stream_of_tokens_is_music_that_every_reader_takes() {
-    let runs = if cfg!(debug_assertions) { 4_000 } else { 1_000_000 };
+    let runs = common::runs(1_000_000) as usize;
     let encodings = all();
     let mut random = Random(2);
     let (mut notes, mut streams) = (0, 0);

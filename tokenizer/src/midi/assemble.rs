@@ -43,6 +43,8 @@ pub(super) struct Assembly {
     touched: Vec<u16>,
     open_count: [usize; CHANNELS],
     now: [Option<u8>; CHANNELS],
+    /// The part of each channel's current program, once it was asked for.
+    current: [Option<usize>; CHANNELS],
     /// Parts that were left with the pedal down.
     pedal_down: [Vec<usize>; CHANNELS],
     midi_track: usize,
@@ -60,6 +62,7 @@ impl Assembly {
             touched: Vec::new(),
             open_count: [0; CHANNELS],
             now: [None; CHANNELS],
+            current: [None; CHANNELS],
             pedal_down: std::array::from_fn(|_| Vec::new()),
             midi_track: 0,
             note_ons: 0,
@@ -105,12 +108,18 @@ impl Assembly {
     }
 
     fn part(&mut self, channel: u8) -> usize {
-        let program = self.now[usize::from(channel)];
-        let (parts, midi_track) = (&mut self.parts, self.midi_track);
-        *self.index.entry((midi_track, channel, program)).or_insert_with(|| {
+        let c = usize::from(channel);
+        if let Some(part) = self.current[c] {
+            return part;
+        }
+        let (program, midi_track) = (self.now[c], self.midi_track);
+        let parts = &mut self.parts;
+        let part = *self.index.entry((midi_track, channel, program)).or_insert_with(|| {
             parts.push(Part { midi_track, channel, program, track: Track::default() });
             parts.len() - 1
-        })
+        });
+        self.current[c] = Some(part);
+        part
     }
 
     fn begin(&mut self, tick: u64, channel: u8, pitch: u8, velocity: u8) {
@@ -156,7 +165,7 @@ impl Assembly {
     fn set_program(&mut self, tick: u64, channel: u8, program: u8) {
         let c = usize::from(channel);
         let held = !self.pedal_down[c].is_empty();
-        self.now[c] = Some(program);
+        (self.now[c], self.current[c]) = (Some(program), None);
         if held {
             let part = self.part(channel);
             if !self.pedal_down[c].contains(&part) {
@@ -205,6 +214,7 @@ impl Assembly {
         self.midi_track += 1;
         self.open_count = [0; CHANNELS];
         self.now = [None; CHANNELS];
+        self.current = [None; CHANNELS];
         self.pedal_down.iter_mut().for_each(Vec::clear);
     }
 

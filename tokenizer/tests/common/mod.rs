@@ -132,3 +132,9 @@ fn strict_track(mut rest: &[u8]) -> usize {
         }
     }
 }
+
+/// How often a random test runs: `ETUDE_FUZZ_RUNS`, else `full`, less with debug assertions on.
+pub fn runs(full: u64) -> u64 {
+    let told = std::env::var("ETUDE_FUZZ_RUNS").ok().and_then(|runs| runs.parse().ok());
+    told.unwrap_or(if cfg!(debug_assertions) { full / 20 } else { full })
+}
