@@ -105,10 +105,10 @@ pub const LSTM: Entry = Entry {
             name: "melody-form",
             about: "the bundled model: melodies, told the metre, the place and what was played \
                     1, 2, 4 and 8 bars ago",
-            settings: r#"{"model": {"encoding": "melody-c", "conditions": "form", "hidden": 160,
+            settings: r#"{"model": {"encoding": "melody-c", "conditions": "form", "hidden": 192,
                 "layers": 2, "dropout": 0.3},
-                "train": {"steps": 4000, "batch": 64, "window": 384, "lr": 0.003, "clip": 5,
-                "warmup": 50, "patience": 8, "valid_every": 200}}"#,
+                "train": {"steps": 2400, "batch": 32, "window": 384, "lr": 0.004, "clip": 5,
+                "warmup": 50, "valid_every": 100, "save_every": 100}}"#,
         },
         Preset {
             name: "melody-basic",

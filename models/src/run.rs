@@ -88,7 +88,8 @@ impl RunDir {
         if path.exists() && !path.is_dir() {
             return Err(fault(path, "not a folder"));
         }
-        let staged = new_name(path);
+        // Without a slash at its end: `run/` and `run` are one folder.
+        let staged = new_name(&path.components().collect::<PathBuf>());
         fs::create_dir_all(staged.join("samples")).map_err(|e| fault(&staged, e))?;
         let lock = lock(&staged)?;
         // What a run that was killed before its first save may have left.
