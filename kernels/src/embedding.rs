@@ -1,5 +1,11 @@
 //! Rows of a table by id, and the gradient of that.
 
+use crate::cpu::lanes::dispatch;
+use crate::cpu::map::{Add, UpdateBody};
+use crate::cpu::shared::Shared;
+use crate::elementwise::rows_of_cut;
+use crate::threads::{parallel_for, threads};
+
 /// Marks an empty slot in a bag of ids.
 pub const NO_ID: u32 = u32::MAX;
 
@@ -21,16 +27,31 @@ pub fn embedding_forward(
     width: usize,
 ) {
     assert_eq!(ids.len() * width, y.len() * active);
-    for (row, y) in ids.chunks_exact(active.max(1)).zip(y.chunks_exact_mut(width.max(1))) {
-        match bias {
-            Some(bias) => y.copy_from_slice(bias),
-            None => y.fill(0.0),
-        }
-        for id in row.iter().filter(|id| **id != NO_ID) {
-            let at = *id as usize * width;
-            crate::elementwise::axpy(1.0, &table[at..at + width], y);
-        }
+    assert!(bias.is_none_or(|bias| bias.len() == width));
+    if width == 0 {
+        return;
     }
+    let rows = y.len() / width;
+    let y = Shared::new(y);
+    parallel_for(rows, rows_of_cut(width), |rows| {
+        // SAFETY: pieces do not overlap.
+        let y = unsafe { y.slice(rows.start * width..rows.end * width) };
+        for (r, y) in rows.zip(y.chunks_exact_mut(width)) {
+            let mut hot = ids[r * active..(r + 1) * active]
+                .iter()
+                .filter(|id| **id != NO_ID)
+                .map(|id| &table[*id as usize * width..(*id as usize + 1) * width]);
+            match (bias, hot.next()) {
+                (Some(bias), first) => {
+                    y.copy_from_slice(bias);
+                    first.into_iter().for_each(|x| dispatch(UpdateBody { f: Add, x, y }));
+                }
+                (None, Some(first)) => y.copy_from_slice(first),
+                (None, None) => y.fill(0.0),
+            }
+            hot.for_each(|x| dispatch(UpdateBody { f: Add, x, y }));
+        }
+    });
 }
 
 /// Adds `d_y[r]` to `d_table[ids[r][j]]` for every `r` and `j`, in the order of `r`: no atomics, the
@@ -46,10 +67,26 @@ pub fn embedding_backward(
     width: usize,
 ) {
     assert_eq!(ids.len() * width, d_y.len() * active);
-    for (row, d_y) in ids.chunks_exact(active.max(1)).zip(d_y.chunks_exact(width.max(1))) {
-        for id in row.iter().filter(|id| **id != NO_ID) {
-            let at = *id as usize * width;
-            crate::elementwise::axpy(1.0, d_y, &mut d_table[at..at + width]);
-        }
+    if width == 0 || active == 0 {
+        return;
     }
+    assert!(d_table.len().is_multiple_of(width));
+    // Each task takes some columns of all rows: few enough that its part of the table stays in the
+    // second-level cache (1 MiB), else as many as threads leave to each, to read memory in runs. A
+    // column's sums do not depend on the cuts.
+    let vocab = d_table.len() / width;
+    let fits = (262_144 / vocab.max(1)).next_multiple_of(64);
+    let columns = fits.min(width.div_ceil(threads()).next_multiple_of(64));
+    let d_table = Shared::new(d_table);
+    parallel_for(width, columns, |cols| {
+        for (row, d_y) in ids.chunks_exact(active).zip(d_y.chunks_exact(width)) {
+            let x = &d_y[cols.clone()];
+            for id in row.iter().filter(|id| **id != NO_ID) {
+                let at = *id as usize * width;
+                // SAFETY: no other task touches these columns, and this is the only piece alive.
+                let y = unsafe { d_table.slice(at + cols.start..at + cols.end) };
+                dispatch(UpdateBody { f: Add, x, y });
+            }
+        }
+    });
 }

@@ -1,5 +1,11 @@
 //! Layer normalisation.
 
+use crate::cpu::lanes::dispatch;
+use crate::cpu::rows::{LayerNorm, LayerNormBackward};
+use crate::cpu::shared::{Shared, with_scratch};
+use crate::elementwise::{axpy, rows_of_cut};
+use crate::threads::parallel_for;
+
 /// Computes `y = (x - mean) / sqrt(var + eps) * weight + bias` for each row.
 ///
 /// # Shapes
@@ -16,17 +22,20 @@ pub fn layer_norm_forward(
     rstd: &mut [f32],
     eps: f32,
 ) {
-    let cols = weight.len();
-    assert!(x.len() == y.len() && bias.len() == cols && mean.len() * cols == x.len());
-    for r in 0..mean.len() {
-        let x = &x[r * cols..(r + 1) * cols];
-        let m = x.iter().sum::<f32>() / cols as f32;
-        let var = x.iter().map(|x| (x - m) * (x - m)).sum::<f32>() / cols as f32;
-        (mean[r], rstd[r]) = (m, 1.0 / (var + eps).sqrt());
-        for (j, y) in y[r * cols..(r + 1) * cols].iter_mut().enumerate() {
-            *y = (x[j] - m) * rstd[r] * weight[j] + bias[j];
-        }
+    let (rows, cols) = (mean.len(), weight.len());
+    assert!(x.len() == y.len() && bias.len() == cols && x.len() == rows * cols);
+    assert_eq!(rstd.len(), rows);
+    if cols == 0 {
+        return;
     }
+    let (y, mean, rstd) = (Shared::new(y), Shared::new(mean), Shared::new(rstd));
+    parallel_for(rows, rows_of_cut(cols), |rows| {
+        let at = rows.start * cols..rows.end * cols;
+        // SAFETY: pieces do not overlap.
+        let (y, mean, rstd) =
+            unsafe { (y.slice(at.clone()), mean.slice(rows.clone()), rstd.slice(rows)) };
+        dispatch(LayerNorm { x: &x[at], weight, bias, y, mean, rstd, eps });
+    });
 }
 
 /// Computes the gradients of layer normalisation; `d_weight` and `d_bias` are added to.
@@ -43,22 +52,31 @@ pub fn layer_norm_backward(
     d_weight: &mut [f32],
     d_bias: &mut [f32],
 ) {
-    let cols = weight.len();
-    for r in 0..mean.len() {
-        let at = r * cols;
-        let (mut a, mut b) = (0.0, 0.0);
-        for j in 0..cols {
-            let hat = (x[at + j] - mean[r]) * rstd[r];
-            let d = d_y[at + j] * weight[j];
-            a += d;
-            b += d * hat;
-            d_weight[j] += d_y[at + j] * hat;
-            d_bias[j] += d_y[at + j];
-        }
-        for j in 0..cols {
-            let hat = (x[at + j] - mean[r]) * rstd[r];
-            let d = d_y[at + j] * weight[j];
-            d_x[at + j] = rstd[r] * (d - (a + hat * b) / cols as f32);
-        }
+    let (rows, cols) = (mean.len(), weight.len());
+    assert!(x.len() == rows * cols && d_y.len() == x.len() && d_x.len() == x.len());
+    assert!(rstd.len() == rows && d_weight.len() == cols && d_bias.len() == cols);
+    if cols == 0 {
+        return;
     }
+    // At most 32 groups of rows, each with sums of its own, added in order at the end.
+    let grain = rows_of_cut(cols).max(rows.div_ceil(32));
+    with_scratch(rows.div_ceil(grain) * 2 * cols, |sums| {
+        sums.fill(0.0);
+        let (shared, d_x) = (Shared::new(sums), Shared::new(d_x));
+        parallel_for(rows, grain, |rows| {
+            let at = rows.start * cols..rows.end * cols;
+            let place = rows.start / grain * 2 * cols;
+            // SAFETY: pieces do not overlap, and each has a place of its own for its sums.
+            let (d_x, sums) =
+                unsafe { (d_x.slice(at.clone()), shared.slice(place..place + 2 * cols)) };
+            let (d_weight, d_bias) = sums.split_at_mut(cols);
+            let (x, d_y) = (&x[at.clone()], &d_y[at]);
+            let (mean, rstd) = (&mean[rows.clone()], &rstd[rows]);
+            dispatch(LayerNormBackward { x, weight, mean, rstd, d_y, d_x, d_weight, d_bias });
+        });
+        for group in sums.chunks_exact(2 * cols) {
+            axpy(1.0, &group[..cols], d_weight);
+            axpy(1.0, &group[cols..], d_bias);
+        }
+    });
 }

@@ -5,27 +5,40 @@
 //!
 //! Source: Salmon, Moraes, Dror & Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
 
+use crate::cpu::lanes::dispatch;
+use crate::cpu::philox::{Dropout, Normal, Stream, Uniform};
+use crate::cpu::shared::Shared;
+use crate::elementwise::CUT;
+use crate::threads::parallel_for;
+
 const M0: u32 = 0xD251_1F53;
 const M1: u32 = 0xCD9E_8D57;
 const W0: u32 = 0x9E37_79B9;
 const W1: u32 = 0xBB67_AE85;
 
+/// One round of a block.
+#[inline(always)]
+pub(crate) fn round([c0, c1, c2, c3]: [u32; 4], [k0, k1]: [u32; 2]) -> [u32; 4] {
+    let p0 = u64::from(M0) * u64::from(c0);
+    let p1 = u64::from(M1) * u64::from(c2);
+    [(p1 >> 32) as u32 ^ c1 ^ k0, p1 as u32, (p0 >> 32) as u32 ^ c3 ^ k1, p0 as u32]
+}
+
+/// The key of the next round.
+#[inline(always)]
+pub(crate) fn next_key([k0, k1]: [u32; 2]) -> [u32; 2] {
+    [k0.wrapping_add(W0), k1.wrapping_add(W1)]
+}
+
 /// Computes one block of four random words from a counter and a key, in ten rounds.
 #[inline]
 pub fn philox4x32(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
-    let [mut c0, mut c1, mut c2, mut c3] = counter;
-    let [mut k0, mut k1] = key;
-    for round in 0..10 {
-        if round > 0 {
-            k0 = k0.wrapping_add(W0);
-            k1 = k1.wrapping_add(W1);
-        }
-        let p0 = u64::from(M0) * u64::from(c0);
-        let p1 = u64::from(M1) * u64::from(c2);
-        (c0, c1, c2, c3) =
-            ((p1 >> 32) as u32 ^ c1 ^ k0, p1 as u32, (p0 >> 32) as u32 ^ c3 ^ k1, p0 as u32);
+    let (mut counter, mut key) = (round(counter, key), key);
+    for _ in 1..10 {
+        key = next_key(key);
+        counter = round(counter, key);
     }
-    [c0, c1, c2, c3]
+    counter
 }
 
 /// The block of a stream at a position: key = seed, counter = (position low, position high, stream, 0).
@@ -43,14 +56,41 @@ pub fn to_unit(word: u32) -> f32 {
     (word >> 8) as f32 * (1.0 / 16_777_216.0)
 }
 
+/// Cuts `len` elements into pieces of whole blocks and hands each its place in the stream.
+fn pieces(
+    len: usize,
+    seed: u64,
+    stream: u32,
+    position: u64,
+    f: impl Fn(std::ops::Range<usize>, Stream) + Sync,
+) {
+    parallel_for(len, CUT, |at| {
+        let position = position.wrapping_add((at.start / 4) as u64);
+        f(at, Stream { seed, stream, position });
+    });
+}
+
 /// Fills `y` with uniform numbers in `[0, 1)`, beginning at block `position` of the stream.
 pub fn uniform(y: &mut [f32], seed: u64, stream: u32, position: u64) {
-    for (b, four) in y.chunks_mut(4).enumerate() {
-        let words = block(seed, stream, position + b as u64);
-        for (value, word) in four.iter_mut().zip(words) {
-            *value = to_unit(word);
-        }
-    }
+    let (len, y) = (y.len(), Shared::new(y));
+    pieces(len, seed, stream, position, |at, from| {
+        // SAFETY: pieces do not overlap.
+        let y = unsafe { y.slice(at) };
+        dispatch(Uniform { y, from });
+    });
+}
+
+/// Fills `y` with numbers from the standard normal distribution, beginning at block `position`.
+///
+/// # Source
+/// Box & Muller 1958.
+pub fn normal(y: &mut [f32], seed: u64, stream: u32, position: u64) {
+    let (len, y) = (y.len(), Shared::new(y));
+    pieces(len, seed, stream, position, |at, from| {
+        // SAFETY: pieces do not overlap.
+        let y = unsafe { y.slice(at) };
+        dispatch(Normal { y, from });
+    });
 }
 
 /// Keeps each element of `x` with probability `1 - p` and scales it by `1 / (1 - p)`, else writes 0.
@@ -66,12 +106,12 @@ pub fn dropout(x: &[f32], y: &mut [f32], p: f32, seed: u64, stream: u32, positio
     assert_eq!(x.len(), y.len());
     let threshold = (f64::from(p) * 4_294_967_296.0) as u64;
     let scale = 1.0 / (1.0 - p);
-    for (b, (xs, ys)) in x.chunks(4).zip(y.chunks_mut(4)).enumerate() {
-        let words = block(seed, stream, position + b as u64);
-        for ((value, out), word) in xs.iter().zip(ys).zip(words) {
-            *out = if u64::from(word) < threshold { 0.0 } else { value * scale };
-        }
-    }
+    let y = Shared::new(y);
+    pieces(x.len(), seed, stream, position, |at, from| {
+        // SAFETY: pieces do not overlap.
+        let y = unsafe { y.slice(at.clone()) };
+        dispatch(Dropout { x: &x[at], y, threshold, scale, from });
+    });
 }
 
 #[cfg(test)]

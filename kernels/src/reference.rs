@@ -1,6 +1,9 @@
 //! The kernels as a newcomer would write them: the oracle, readable first.
 
+pub mod elementwise;
+pub mod optim;
 pub mod recurrent;
+pub mod rows;
 
 use crate::gemm::{MatMut, MatRef};
 

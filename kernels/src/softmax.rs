@@ -1,4 +1,13 @@
 //! Softmax, log-softmax and cross-entropy over the last axis.
+//!
+//! A row is read from memory once: its later passes find it in cache. Rows are cut for the threads by
+//! size alone, and a row's bits depend on nothing but the row.
+
+use crate::cpu::lanes::dispatch;
+use crate::cpu::rows::{CrossEntropy, LogSoftmax, Softmax, SoftmaxBackward};
+use crate::cpu::shared::Shared;
+use crate::elementwise::rows_of_cut;
+use crate::threads::parallel_for;
 
 /// Marks a row that has no target (padding): its loss and its gradient are 0.
 pub const NO_TARGET: u32 = u32::MAX;
@@ -9,16 +18,17 @@ pub const NO_TARGET: u32 = u32::MAX;
 /// `x`, `y` `[rows, cols]`.
 pub fn softmax_forward(x: &[f32], y: &mut [f32], cols: usize) {
     assert_eq!(x.len(), y.len());
-    for (x, y) in x.chunks_exact(cols.max(1)).zip(y.chunks_exact_mut(cols.max(1))) {
-        // Subtract the row maximum first: exp overflows f32 above 88.7.
-        let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let mut sum = 0.0;
-        for (x, y) in x.iter().zip(y.iter_mut()) {
-            *y = (x - max).exp();
-            sum += *y;
-        }
-        y.iter_mut().for_each(|y| *y /= sum);
+    if cols == 0 {
+        return;
     }
+    assert!(x.len().is_multiple_of(cols));
+    let y = Shared::new(y);
+    parallel_for(x.len() / cols, rows_of_cut(cols), |rows| {
+        let at = rows.start * cols..rows.end * cols;
+        // SAFETY: pieces do not overlap.
+        let y = unsafe { y.slice(at.clone()) };
+        dispatch(Softmax { x: &x[at], y, cols });
+    });
 }
 
 /// Computes `d_x = y * (d_y - sum(d_y * y))` for each row.
@@ -26,13 +36,22 @@ pub fn softmax_forward(x: &[f32], y: &mut [f32], cols: usize) {
 /// # Shapes
 /// `y`, `d_y`, `d_x` `[rows, cols]`.
 pub fn softmax_backward(y: &[f32], d_y: &[f32], d_x: &mut [f32], cols: usize) {
-    for r in 0..y.len() / cols.max(1) {
-        let at = r * cols..(r + 1) * cols;
-        let dot: f32 = y[at.clone()].iter().zip(&d_y[at.clone()]).map(|(y, d)| y * d).sum();
-        for i in at {
-            d_x[i] = y[i] * (d_y[i] - dot);
-        }
+    softmax_gradient(y, d_y, d_x, cols, false);
+}
+
+fn softmax_gradient(y: &[f32], d_y: &[f32], d_x: &mut [f32], cols: usize, log: bool) {
+    assert!(y.len() == d_y.len() && y.len() == d_x.len());
+    if cols == 0 {
+        return;
     }
+    assert!(y.len().is_multiple_of(cols));
+    let d_x = Shared::new(d_x);
+    parallel_for(y.len() / cols, rows_of_cut(cols), |rows| {
+        let at = rows.start * cols..rows.end * cols;
+        // SAFETY: pieces do not overlap.
+        let d_x = unsafe { d_x.slice(at.clone()) };
+        dispatch(SoftmaxBackward { y: &y[at.clone()], d_y: &d_y[at], d_x, cols, log });
+    });
 }
 
 /// Computes `y = x - max - log(sum(exp(x - max)))` for each row.
@@ -40,13 +59,18 @@ pub fn softmax_backward(y: &[f32], d_y: &[f32], d_x: &mut [f32], cols: usize) {
 /// # Shapes
 /// `x`, `y` `[rows, cols]`.
 pub fn log_softmax_forward(x: &[f32], y: &mut [f32], cols: usize) {
-    for (x, y) in x.chunks_exact(cols.max(1)).zip(y.chunks_exact_mut(cols.max(1))) {
-        let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let log_sum = x.iter().map(|x| (x - max).exp()).sum::<f32>().ln();
-        for (x, y) in x.iter().zip(y) {
-            *y = x - max - log_sum;
-        }
+    assert_eq!(x.len(), y.len());
+    if cols == 0 {
+        return;
     }
+    assert!(x.len().is_multiple_of(cols));
+    let y = Shared::new(y);
+    parallel_for(x.len() / cols, rows_of_cut(cols), |rows| {
+        let at = rows.start * cols..rows.end * cols;
+        // SAFETY: pieces do not overlap.
+        let y = unsafe { y.slice(at.clone()) };
+        dispatch(LogSoftmax { x: &x[at], y, cols });
+    });
 }
 
 /// Computes `d_x = d_y - exp(y) * sum(d_y)` for each row, `y` being the log-probabilities.
@@ -54,13 +78,7 @@ pub fn log_softmax_forward(x: &[f32], y: &mut [f32], cols: usize) {
 /// # Shapes
 /// `y`, `d_y`, `d_x` `[rows, cols]`.
 pub fn log_softmax_backward(y: &[f32], d_y: &[f32], d_x: &mut [f32], cols: usize) {
-    for r in 0..y.len() / cols.max(1) {
-        let at = r * cols..(r + 1) * cols;
-        let sum: f32 = d_y[at.clone()].iter().sum();
-        for i in at {
-            d_x[i] = d_y[i] - y[i].exp() * sum;
-        }
-    }
+    softmax_gradient(y, d_y, d_x, cols, true);
 }
 
 /// Computes `-log softmax(x)[target]` for each row and, in the same pass, its gradient.
@@ -83,24 +101,16 @@ pub fn cross_entropy_forward(
 ) {
     assert!(targets.len() == losses.len() && logits.len() == targets.len() * vocab);
     assert!(d_logits.is_empty() || d_logits.len() == logits.len());
-    for (r, target) in targets.iter().enumerate() {
-        let x = &logits[r * vocab..(r + 1) * vocab];
-        if *target == NO_TARGET {
-            losses[r] = 0.0;
-            if !d_logits.is_empty() {
-                d_logits[r * vocab..(r + 1) * vocab].fill(0.0);
-            }
-            continue;
-        }
-        let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let sum = x.iter().map(|x| (x - max).exp()).sum::<f32>();
-        losses[r] = max + sum.ln() - x[*target as usize];
-        if !d_logits.is_empty() {
-            let d = &mut d_logits[r * vocab..(r + 1) * vocab];
-            for (j, (x, d)) in x.iter().zip(d.iter_mut()).enumerate() {
-                let hit = f32::from(u8::from(j == *target as usize));
-                *d = ((x - max).exp() / sum - hit) * scale;
-            }
-        }
-    }
+    let with_gradient = !d_logits.is_empty();
+    let (losses, d_logits) = (Shared::new(losses), Shared::new(d_logits));
+    parallel_for(targets.len(), rows_of_cut(vocab), |rows| {
+        let at = rows.start * vocab..rows.end * vocab;
+        // SAFETY: pieces do not overlap.
+        let (losses, d_logits) = unsafe {
+            let part = if with_gradient { at.clone() } else { 0..0 };
+            (losses.slice(rows.clone()), d_logits.slice(part))
+        };
+        let (logits, targets) = (&logits[at], &targets[rows]);
+        dispatch(CrossEntropy { logits, targets, losses, d_logits, scale, vocab });
+    });
 }

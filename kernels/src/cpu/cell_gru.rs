@@ -2,6 +2,7 @@
 //!
 //! `n = tanh(x_n + r * rec_n)`, `h = (1 - z) * n + z * h_prev`, where `rec = W_hh h_prev + b_hh`.
 
+use super::cell_lstm::slope;
 use super::lanes::{Body, LANES, Lanes};
 use super::math::{sigmoid, tanh};
 
@@ -96,7 +97,6 @@ pub(crate) struct GruCellBackward<'a> {
 fn backward<L: Lanes>(gates: [L; 3], h_prev: L, h_n: L, d_h: L) -> ([L; 3], L, L) {
     let [r, z, n] = gates;
     let one = L::splat(1.0);
-    let slope = |y: L| y.neg_mul_add(y, y);
     let d_n = d_h.mul(one.sub(z)).mul(n.neg_mul_add(n, one));
     let d_r = d_n.mul(h_n).mul(slope(r));
     let d_z = d_h.mul(h_prev.sub(n)).mul(slope(z));

@@ -73,6 +73,12 @@ impl Body for LstmCell<'_> {
     }
 }
 
+/// `y (1 - y)`, the slope of the logistic function where its value is `y`.
+#[inline(always)]
+pub(crate) fn slope<L: Lanes>(y: L) -> L {
+    y.neg_mul_add(y, y)
+}
+
 /// Turns activated gates into the gradients of their pre-activations, for some rows.
 pub(crate) struct LstmCellBackward<'a> {
     /// `[rows, 4 * hidden]`: activated gates on entry, gradients on return.
@@ -99,7 +105,6 @@ fn backward<L: Lanes>(gates: [L; 4], c_prev: L, c: L, d_h: L, d_c: L) -> ([L; 4]
     // Computed again: keeping tanh(c) would cost a store and a load from far memory.
     let tanh_c = tanh(c);
     let d_c = d_h.mul(o).mul_add(tanh_c.neg_mul_add(tanh_c, one), d_c);
-    let slope = |y: L| y.neg_mul_add(y, y);
     let d_i = d_c.mul(g).mul(slope(i));
     let d_f = d_c.mul(c_prev).mul(slope(f));
     let d_g = d_c.mul(i).mul(g.neg_mul_add(g, one));

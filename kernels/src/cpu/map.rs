@@ -165,6 +165,13 @@ impl Body for SumRowsBody<'_> {
     }
 }
 
+/// `((0 + 1) + (2 + 3)) + ((4 + 5) + (6 + 7))`
+#[inline(always)]
+fn sum_of_eight<L: Lanes>(x: [L; 8]) -> L {
+    let low = x[0].add(x[1]).add(x[2].add(x[3]));
+    low.add(x[4].add(x[5]).add(x[6].add(x[7])))
+}
+
 /// Adds each column's sum to `y`: eight rows at a time, a tree over them, then the rest one by one.
 pub(crate) struct SumColsBody<'a> {
     pub x: &'a [f32],
@@ -178,7 +185,6 @@ impl Body for SumColsBody<'_> {
         let cols = self.y.len();
         let eights = self.x.chunks_exact(8 * cols);
         let rest = eights.remainder();
-        let pair = |a: L, b: L| a.add(b);
         for eight in eights {
             let whole = cols / LANES * LANES;
             for at in (0..whole).step_by(LANES) {
@@ -186,8 +192,7 @@ impl Body for SumColsBody<'_> {
                     let at = r * cols + at;
                     L::load(eight[at..at + LANES].as_array().unwrap_or(&[0.0; LANES]))
                 });
-                let sum = pair(pair(x[0], x[1]), pair(x[2], x[3]));
-                let sum = sum.add(pair(pair(x[4], x[5]), pair(x[6], x[7])));
+                let sum = sum_of_eight(x);
                 if let Some(y) = self.y[at..at + LANES].as_mut_array::<LANES>() {
                     L::load(y).add(sum).store(y);
                 }
@@ -195,8 +200,7 @@ impl Body for SumColsBody<'_> {
             if whole < cols {
                 let x: [L; 8] =
                     std::array::from_fn(|r| L::load_part(&eight[r * cols + whole..(r + 1) * cols]));
-                let sum = pair(pair(x[0], x[1]), pair(x[2], x[3]));
-                let sum = sum.add(pair(pair(x[4], x[5]), pair(x[6], x[7])));
+                let sum = sum_of_eight(x);
                 let y = &mut self.y[whole..];
                 L::load_part(y).add(sum).store_part(y);
             }
@@ -205,6 +209,11 @@ impl Body for SumColsBody<'_> {
             update_row::<L, Add>(Add, row, self.y);
         }
     }
+}
+
+#[inline(always)]
+fn bias_gelu_residual<L: Lanes>(x: L, bias: L, residual: L) -> L {
+    super::math::gelu(x.add(bias)).add(residual)
 }
 
 /// `gelu(x + bias) + residual` for each row.
@@ -220,7 +229,6 @@ impl Body for BiasGeluResidualBody<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self) {
         let cols = self.bias.len();
-        let one = |x: L, bias: L, residual: L| super::math::gelu(x.add(bias)).add(residual);
         let (bias, bias_tail) = self.bias.as_chunks::<LANES>();
         let rows = self.x.chunks_exact(cols).zip(self.residual.chunks_exact(cols));
         for ((x, residual), y) in rows.zip(self.y.chunks_exact_mut(cols)) {
@@ -228,11 +236,11 @@ impl Body for BiasGeluResidualBody<'_> {
             let (residual, residual_tail) = residual.as_chunks::<LANES>();
             let (y, y_tail) = y.as_chunks_mut::<LANES>();
             for (((x, bias), residual), y) in x.iter().zip(bias).zip(residual).zip(y) {
-                one(L::load(x), L::load(bias), L::load(residual)).store(y);
+                bias_gelu_residual(L::load(x), L::load(bias), L::load(residual)).store(y);
             }
             if !x_tail.is_empty() {
                 let (x, bias) = (L::load_part(x_tail), L::load_part(bias_tail));
-                one(x, bias, L::load_part(residual_tail)).store_part(y_tail);
+                bias_gelu_residual(x, bias, L::load_part(residual_tail)).store_part(y_tail);
             }
         }
     }

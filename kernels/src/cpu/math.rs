@@ -131,10 +131,15 @@ pub(crate) fn sin_cos_near<L: Lanes>(x: L) -> (L, L) {
     let quarter = shifted.bits();
     let one = L::ints(0x3f80_0000);
     let odd = L::from_bits(L::or(L::shift_left::<31>(quarter), one)).lt(L::zero());
-    let sign = |q: L::Ints| L::and(L::shift_left::<30>(q), L::ints(i32::MIN));
-    let turn = |y: L, q: L::Ints| L::from_bits(L::xor(y.bits(), sign(q)));
     let next = L::int_add(quarter, L::ints(1));
     (turn(L::select(odd, cos, sin), quarter), turn(L::select(odd, sin, cos), next))
+}
+
+/// Turns the sign of `y` where the second bit of `quarter` is set.
+#[inline(always)]
+fn turn<L: Lanes>(y: L, quarter: L::Ints) -> L {
+    let sign = L::and(L::shift_left::<30>(quarter), L::ints(i32::MIN));
+    L::from_bits(L::xor(y.bits(), sign))
 }
 
 /// Replaces the lanes of `y` where `|x| > FAR` by `f` in f64.

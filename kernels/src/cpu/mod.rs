@@ -13,4 +13,7 @@ mod lanes_neon;
 mod lanes_scalar;
 pub(crate) mod map;
 pub(crate) mod math;
+pub(crate) mod optim;
+pub(crate) mod philox;
+pub(crate) mod rows;
 pub(crate) mod shared;
