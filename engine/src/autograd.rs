@@ -1,6 +1,6 @@
 //! Reverse-mode differentiation: the file to learn it from.
 //!
-//! Every operation on a tensor that needs a gradient leaves a [`Node`](crate::tensor::Node) with its
+//! Every operation on a tensor that needs a gradient leaves a node with its
 //! inputs and its **vector-Jacobian product**: a function that takes the gradient of the result and
 //! gives the gradients of the inputs. The chain rule is then one walk from the result backwards:
 //!
