@@ -45,6 +45,8 @@ pub enum Command {
     Evaluate(command::evaluate::Args),
     /// Show what a model is made of and what it costs
     Inspect(command::inspect::Args),
+    /// Write a trained model as one file
+    Export(command::export::Args),
     /// List the weights in the box and the models that can be trained
     Models(command::models::Args),
     /// Write a MIDI file as tokens of an encoding
@@ -67,6 +69,7 @@ fn dispatch(command: &Command, console: &Console) -> Result<()> {
         Command::Train(args) => command::train::run(args, console),
         Command::Evaluate(args) => command::evaluate::run(args, console),
         Command::Inspect(args) => command::inspect::run(args, console),
+        Command::Export(args) => command::export::run(args, console),
         Command::Models(args) => command::models::run(args, console),
         Command::Tokenize(args) => command::tokenize::run(args, console),
         Command::Detokenize(args) => command::detokenize::run(args, console),

@@ -1,6 +1,6 @@
 //! Finding a trained model: a bundled one by name, a run directory, or a weight file.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use etude_models::registry::ModelConfig;
 use etude_models::run::RunDir;
@@ -20,8 +20,10 @@ pub struct Trained {
     pub model: Box<dyn Model>,
     /// The data it was trained on, if the file says so.
     pub source: Option<String>,
-    /// The run directory, if it came from one.
-    pub run: Option<PathBuf>,
+    /// The whole configuration in its file, training and data included.
+    pub settings: serde_json::Value,
+    /// The training step at which the weights were saved.
+    pub step: Option<u64>,
 }
 
 /// Bytes of the largest weight file that is read.
@@ -39,7 +41,7 @@ pub fn load(name: &Path) -> Result<Trained> {
     if !name.exists() {
         if let Some(model) = bundled::find(text) {
             let loaded = read_model(model.bytes, model.name).map_err(failed)?;
-            return Ok(Trained::new(text.into(), loaded, None));
+            return Ok(Trained::new(text.into(), loaded));
         }
         return Err(unknown(name));
     }
@@ -53,17 +55,18 @@ pub fn load(name: &Path) -> Result<Trained> {
         };
         let path = name.join(which);
         let loaded = read_model(&bytes, &show_path(&path)).map_err(|e| from_models(e, &path))?;
-        return Ok(Trained::new(shown, loaded, Some(name.into())));
+        return Ok(Trained::new(shown, loaded));
     }
     let bytes = read_bytes(name, MAX_BYTES)?;
     let loaded = read_model(&bytes, &shown).map_err(|e| from_models(e, name))?;
-    Ok(Trained::new(shown, loaded, None))
+    Ok(Trained::new(shown, loaded))
 }
 
 impl Trained {
-    fn new(name: String, loaded: Loaded, run: Option<PathBuf>) -> Trained {
-        let source = loaded.settings["data"]["source"].as_str().map(str::to_owned);
-        Trained { name, config: loaded.config, model: loaded.model, source, run }
+    fn new(name: String, loaded: Loaded) -> Trained {
+        let Loaded { config, model, settings, step } = loaded;
+        let source = settings["data"]["source"].as_str().map(str::to_owned);
+        Trained { name, config, model, source, settings, step }
     }
 }
 

@@ -32,7 +32,8 @@ fn tunes(folder: &Path) -> PathBuf {
     for i in 0..8u64 {
         let mut score = Score::new(4);
         let pitch = |t: u64| 60 + ((t * (i + 1)) % 7) as u8;
-        let notes = (0..32).map(|t| Note { tick: 2 * t, duration: 2, pitch: pitch(t), velocity: 90 });
+        let notes =
+            (0..32).map(|t| Note { tick: 2 * t, duration: 2, pitch: pitch(t), velocity: 90 });
         score.tracks.push(Track { notes: notes.collect(), ..Track::default() });
         std::fs::write(data.join(format!("{i}.mid")), score.to_midi()).unwrap();
     }
@@ -43,7 +44,8 @@ fn train(data: &Path, run: &Path, save_every: u32) -> Command {
     let mut command = Command::new(ETUDE);
     command.args(["train", "gru/basic", "--resume", "--threads", "1", "--quiet", "--data"]);
     command.arg(data).arg("--out").arg(run).arg("--steps").arg(STEPS.to_string());
-    for set in ["hidden=16", "batch=4", "window=32", "dropout=0.3", "log_every=1", "valid_every=10"] {
+    for set in ["hidden=16", "batch=4", "window=32", "dropout=0.3", "log_every=1", "valid_every=10"]
+    {
         command.args(["--set", set]);
     }
     command.args(["--set", &format!("save_every={save_every}")]);
@@ -86,8 +88,7 @@ fn killed_at_fifty_moments_the_run_always_opens_and_ends_with_the_same_bytes() {
         let aims_at_a_save = kills % 2 == 1;
         let staged = ["model.safetensors.new", "optimizer.safetensors.new", "state.json.new"];
         let staged = staged.map(|name| run.join(name));
-        while Instant::now() < until
-            || (aims_at_a_save && !staged.iter().any(|path| path.exists()))
+        while Instant::now() < until || (aims_at_a_save && !staged.iter().any(|path| path.exists()))
         {
             if child.try_wait().unwrap().is_some() {
                 break;

@@ -236,7 +236,8 @@ fn say(
     score: &Score,
     meter: Meter,
 ) -> Result<()> {
-    let names: Vec<&str> = files.values().filter_map(Value::as_str).collect();
+    let names = ["midi", "wav", "image"].into_iter().filter_map(|key| files[key].as_str());
+    let names: Vec<&str> = names.collect();
     console.say(format!("wrote  {}", names.join(", ")))?;
     let tuned = score.tracks.iter().filter(|t| !t.is_drum).flat_map(|t| &t.notes);
     let tuned: Vec<Note> = tuned.copied().collect();

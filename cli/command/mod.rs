@@ -4,6 +4,7 @@ pub mod completions;
 pub mod corpora;
 pub mod detokenize;
 pub mod evaluate;
+pub mod export;
 pub mod generate;
 pub mod info;
 pub mod inspect;

@@ -16,7 +16,7 @@
 
 use crate::layers::Linear;
 use crate::{Part, Result};
-use etude_engine::{Ids, Input, Module, Param, Rng, Tensor, init, lstm_layer};
+use etude_engine::{Input, Module, Param, Rng, Tensor, init, lstm_layer};
 use etude_engine::{LinearStep, RecurrentStep};
 
 /// The weights of the attention around an LSTM layer.
@@ -74,20 +74,24 @@ impl AttentionCell {
     /// Runs the layer over a sequence from a zero state: `[steps, batch, hidden]`.
     ///
     /// # Shapes
-    /// `ids` holds `steps * batch` bags of input rows; `lstm` holds `w_ih` `[4 * hidden, rows]`, `w_hh` `[4 * hidden, hidden]`, `b_ih`, `b_hh`.
+    /// `x` `[steps, batch, rows]`; `lstm` holds `w_ih` `[4 * hidden, rows]`, `w_hh` `[4 * hidden, hidden]`, `b_ih`, `b_hh`.
     ///
     /// # Errors
     /// If the shapes do not fit.
     pub fn forward(
         &self,
-        ids: &Ids,
+        x: &Input,
         steps: usize,
         batch: usize,
         lstm: &[Tensor; 4],
     ) -> Result<Tensor> {
         let [w_ih, w_hh, b_ih, b_hh] = lstm;
         let (rows, hidden) = (self.w_x.value.shape()[0], self.v.value.len());
-        let x = self.w_x.value.t()?.embedding(ids)?.reshape(&[steps, batch, rows])?;
+        let x = match x {
+            Input::OneHot { ids, .. } => self.w_x.value.t()?.embedding(ids)?,
+            Input::Dense(x) => x.reshape(&[steps * batch, rows])?.linear(&self.w_x.value, None)?,
+        };
+        let x = x.reshape(&[steps, batch, rows])?;
         let zero = Tensor::zeros(&[batch, hidden])?;
         let (mut h, mut c, mut d) = (zero.clone(), zero.clone(), zero);
         let mut memory = Tensor::zeros(&[self.length, batch, hidden])?;
@@ -116,12 +120,17 @@ impl AttentionCell {
     ///
     /// # Errors
     /// If the weights do not fit together.
-    pub fn stepper(&self, lstm: RecurrentStep) -> Result<AttentionStep> {
+    pub fn stepper(&self, embedding: Option<&Param>, lstm: RecurrentStep) -> Result<AttentionStep> {
+        // As a row of numbers for each input row, whether through a learned vector or not.
+        let w_x = match embedding {
+            None => self.w_x.value.t()?,
+            Some(table) => table.value.matmul(&self.w_x.value.t()?)?,
+        };
         let (rows, hidden) = (self.w_x.value.shape()[0], self.v.value.len());
         let linear = |l: &Linear| LinearStep::new(&l.weight.value, Some(&l.bias.value), 1);
         Ok(AttentionStep {
             lstm,
-            w_x: self.w_x.value.t()?.to_vec(),
+            w_x: w_x.to_vec(),
             w_a: linear(&self.w_a)?,
             w_k: LinearStep::new(&self.w_k.value, None, 1)?,
             w_q: linear(&self.w_q)?,
@@ -162,7 +171,7 @@ impl Module for AttentionCell {
 /// The layer one token at a time: a ring of the last outputs, nothing allocated.
 pub struct AttentionStep {
     lstm: RecurrentStep,
-    /// `W_x^T`: a row for each input.
+    /// `W_x^T` (after the embedding): a row for each input row.
     w_x: Vec<f32>,
     w_a: LinearStep,
     w_k: LinearStep,

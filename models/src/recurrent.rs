@@ -161,6 +161,8 @@ pub struct RecurrentConfig {
     pub dropout: f32,
     /// Outputs that the first layer attends to; 0: none.
     pub attention: usize,
+    /// Width of a learned vector for each input row, read by the first layer; 0: one-hot input.
+    pub embedding: usize,
 }
 
 impl RecurrentConfig {
@@ -181,7 +183,18 @@ impl RecurrentConfig {
             layers: t.count("layers", 2, 1..=64)?,
             dropout: t.number("dropout", 0.0, 0.0..=0.95)? as f32,
             attention: t.count("attention", 0, 0..=most_attention)?,
+            embedding: t.count("embedding", 0, 0..=65_536)?,
         })
+    }
+
+    /// A plain network: one-hot input, no dropout, no attention.
+    pub fn plain(cell: Cell, hidden: usize, layers: usize) -> RecurrentConfig {
+        RecurrentConfig { cell, hidden, layers, dropout: 0.0, attention: 0, embedding: 0 }
+    }
+
+    /// Numbers that the first layer reads at a step.
+    fn inputs(&self, rows: usize) -> usize {
+        if self.embedding > 0 { self.embedding } else { rows }
     }
 
     /// Writes the network's keys of table `model`.
@@ -192,17 +205,19 @@ impl RecurrentConfig {
         let dropout: f64 = self.dropout.to_string().parse().unwrap_or(0.0);
         table.insert("dropout".into(), dropout.into());
         table.insert("attention".into(), self.attention.into());
+        table.insert("embedding".into(), self.embedding.into());
     }
 
     /// Numbers in all weights, with `rows` inputs and `vocab` outputs.
     pub fn parameter_count(&self, rows: usize, vocab: usize) -> u64 {
         let (h, g) = (self.hidden as u64, self.cell.gates() as u64);
-        let (rows, vocab) = (rows as u64, vocab as u64);
+        let (table, rows) = ((rows * self.embedding) as u64, self.inputs(rows) as u64);
+        let vocab = vocab as u64;
         let biases = if self.cell == Cell::Gru { 2 } else { 1 };
         let layer = |inputs: u64| g * h * (inputs + h + biases);
         let attention =
             if self.attention > 0 { AttentionCell::parameter_count(rows, h) } else { 0 };
-        layer(rows) + (self.layers as u64 - 1) * layer(h) + vocab * (h + 1) + attention
+        table + layer(rows) + (self.layers as u64 - 1) * layer(h) + vocab * (h + 1) + attention
     }
 
     /// Numbers kept for the backward pass, for each token.
@@ -282,6 +297,7 @@ impl Module for Layer {
 /// A recurrent language model.
 pub struct Recurrent {
     config: RecurrentConfig,
+    embedding: Option<Param>,
     attention: Option<AttentionCell>,
     layers: Vec<Layer>,
     out: Linear,
@@ -294,17 +310,22 @@ impl Recurrent {
     /// If the sizes cannot be allocated.
     pub fn new(config: RecurrentConfig, rows: usize, vocab: usize, seed: u64) -> Result<Recurrent> {
         let mut rng = Rng::stream(seed, 0);
+        let first = config.inputs(rows);
         let mut layers = Vec::with_capacity(config.layers);
         for l in 0..config.layers {
-            let inputs = if l == 0 { rows } else { config.hidden };
+            let inputs = if l == 0 { first } else { config.hidden };
             let name = format!("{}.{l}", config.cell.name());
             layers.push(Layer::new(&name, config.cell, inputs, config.hidden, &mut rng)?);
         }
         let attention = (config.attention > 0)
-            .then(|| AttentionCell::new(rows, config.hidden, config.attention, &mut rng))
+            .then(|| AttentionCell::new(first, config.hidden, config.attention, &mut rng))
             .transpose()?;
         let out = Linear::new("out", config.hidden, vocab, &mut rng)?;
-        Ok(Recurrent { config, attention, layers, out })
+        let embedding = (config.embedding > 0)
+            .then(|| init::normal(&mut rng, &[rows, config.embedding], 0.0, 1.0))
+            .transpose()?
+            .map(|table| Param::new("embedding", table));
+        Ok(Recurrent { config, embedding, attention, layers, out })
     }
 
     /// The logits of every step: `[steps * batch, vocab]`.
@@ -314,11 +335,17 @@ impl Recurrent {
     pub fn forward(&self, batch: &Batch, mut dropout: Option<&mut Rng>) -> Result<Tensor> {
         let ids = Ids::bags(batch.rows.as_slice(), batch.active)?;
         let (steps, batch) = (batch.steps, batch.batch);
-        let mut x = Input::OneHot { ids: ids.clone(), steps, batch };
+        let mut x = match &self.embedding {
+            None => Input::OneHot { ids, steps, batch },
+            Some(table) => {
+                let x = table.value.embedding(&ids)?;
+                Input::Dense(x.reshape(&[steps, batch, self.config.embedding])?)
+            }
+        };
         for (l, layer) in self.layers.iter().enumerate() {
             let mut h = match &self.attention {
                 Some(attention) if l == 0 => {
-                    attention.forward(&ids, steps, batch, &layer.weights()?)?
+                    attention.forward(&x, steps, batch, &layer.weights()?)?
                 }
                 _ => layer.forward(&x, batch)?,
             };
@@ -336,12 +363,14 @@ impl Recurrent {
 
 impl Module for Recurrent {
     fn visit(&self, f: &mut dyn FnMut(&Param)) {
+        self.embedding.iter().for_each(&mut *f);
         self.layers.iter().for_each(|l| l.visit(f));
         self.attention.iter().for_each(|a| a.visit(f));
         self.out.visit(f);
     }
 
     fn visit_mut(&mut self, f: &mut dyn FnMut(&mut Param)) {
+        self.embedding.iter_mut().for_each(&mut *f);
         self.layers.iter_mut().for_each(|l| l.visit_mut(f));
         self.attention.iter_mut().for_each(|a| a.visit_mut(f));
         self.out.visit_mut(f);
@@ -374,7 +403,11 @@ impl Model for Recurrent {
     }
 
     fn generator(&self) -> Result<Box<dyn Generator>> {
-        let all = self.layers.iter().map(Layer::weights).collect::<Result<Vec<_>>>()?;
+        let mut all = self.layers.iter().map(Layer::weights).collect::<Result<Vec<_>>>()?;
+        if let (Some(table), None) = (&self.embedding, &self.attention) {
+            // W_ih (E x) = (W_ih E) x: with the product made once, a step reads ids again.
+            all[0][0] = all[0][0].matmul(&table.value.t()?)?.detach();
+        }
         let packed: Vec<LayerWeights> = all
             .iter()
             .map(|[w_ih, w_hh, b_ih, b_hh]| LayerWeights { w_ih, w_hh, b_ih, b_hh })
@@ -389,7 +422,8 @@ impl Model for Recurrent {
             None => (None, Some(RecurrentStep::for_ids(cell, &packed, 1)?)),
             Some(attention) => {
                 let (first, rest) = packed.split_at(1);
-                let step = attention.stepper(RecurrentStep::for_dense(cell, first, 1)?)?;
+                let step = attention
+                    .stepper(self.embedding.as_ref(), RecurrentStep::for_dense(cell, first, 1)?)?;
                 let rest = (!rest.is_empty()).then(|| RecurrentStep::for_dense(cell, rest, 1));
                 (Some(step), rest.transpose()?)
             }
@@ -399,6 +433,14 @@ impl Model for Recurrent {
 
     fn parts(&self) -> Vec<Part> {
         let mut parts = Vec::new();
+        if let Some(table) = &self.embedding {
+            parts.push(Part {
+                name: "embedding".into(),
+                about: format!("a vector of {} for each input row", self.config.embedding),
+                parameters: table.value.len() as u64,
+                flops_per_token: 0,
+            });
+        }
         for (l, layer) in self.layers.iter().enumerate() {
             let (g, h) = (self.config.cell.gates() * self.config.hidden, self.config.hidden);
             let inputs = layer.w_ih.value.shape()[1];

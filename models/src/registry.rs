@@ -55,6 +55,7 @@ pub const MODEL_KEYS: &[(&str, &str)] = &[
     ("model", "layers"),
     ("model", "dropout"),
     ("model", "attention"),
+    ("model", "embedding"),
 ];
 
 /// Finds `id` or `id/preset`.

@@ -57,16 +57,17 @@ fn every_preset_builds_and_counts_its_weights_right() {
 /// Teacher-forced scores and scores of the generator, step by step, must be the same numbers.
 #[test]
 fn the_generator_says_what_the_whole_sequence_says() {
-    for (cell, attention, conditions) in [
-        (Cell::Rnn, 0, Conditions::None),
-        (Cell::Gru, 0, Conditions::Form),
-        (Cell::Lstm, 0, Conditions::Form),
-        (Cell::Lstm, 5, Conditions::None),
-        (Cell::Lstm, 5, Conditions::Form),
+    for (cell, attention, embedding, conditions) in [
+        (Cell::Rnn, 0, 0, Conditions::None),
+        (Cell::Gru, 0, 0, Conditions::Form),
+        (Cell::Gru, 0, 6, Conditions::None),
+        (Cell::Lstm, 0, 0, Conditions::Form),
+        (Cell::Lstm, 5, 0, Conditions::None),
+        (Cell::Lstm, 5, 7, Conditions::Form),
     ] {
         let vocab = 11;
         let rows = conditions.input(vocab, FOUR, 40).rows();
-        let sizes = RecurrentConfig { cell, hidden: 19, layers: 2, dropout: 0.0, attention };
+        let sizes = RecurrentConfig { attention, embedding, ..RecurrentConfig::plain(cell, 19, 2) };
         let model = Recurrent::new(sizes, rows, vocab, 5).unwrap();
         let piece = piece(40, vocab as u32, conditions, 9);
         let batch = Batch::new(&[(&piece, 0)], 40);
@@ -83,7 +84,10 @@ fn the_generator_says_what_the_whole_sequence_says() {
                 // Sums of at most 19 + 291 products of numbers below 1, in two orders, through two
                 // layers: some hundred roundings of 6e-8 each.
                 let off = (nats - f64::from(scored.nats[t])).abs();
-                assert!(off < 1e-4, "{cell:?} {attention} round {round} step {t}: {off}");
+                assert!(
+                    off < 1e-4,
+                    "{cell:?} {attention} {embedding} round {round} step {t}: {off}"
+                );
             }
         }
     }
@@ -91,8 +95,14 @@ fn the_generator_says_what_the_whole_sequence_says() {
 
 #[test]
 fn gradients_agree_with_differences() {
-    for (cell, attention) in [(Cell::Rnn, 0), (Cell::Gru, 0), (Cell::Lstm, 0), (Cell::Lstm, 3)] {
-        let sizes = RecurrentConfig { cell, hidden: 5, layers: 2, dropout: 0.0, attention };
+    for (cell, attention, embedding) in [
+        (Cell::Rnn, 0, 0),
+        (Cell::Gru, 0, 4),
+        (Cell::Lstm, 0, 0),
+        (Cell::Lstm, 3, 0),
+        (Cell::Lstm, 3, 4),
+    ] {
+        let sizes = RecurrentConfig { attention, embedding, ..RecurrentConfig::plain(cell, 5, 2) };
         gradient_agrees_with_differences(sizes);
     }
 }
