@@ -1,35 +1,9 @@
 //! Step-by-step inference: the numbers of training, and not one allocation.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell as Count;
-
 use etude_engine::{
     Cell, Ids, Input, LayerWeights, LinearStep, NO_ID, Nonlinearity, RecurrentStep, Result, Rng,
     Tensor, gru_layer, init, lstm_layer, no_grad, rnn_layer,
 };
-
-/// Counts what this thread allocates.
-struct Counting;
-
-thread_local! {
-    static ALLOCATIONS: Count<usize> = const { Count::new(0) };
-}
-
-// SAFETY: every call is handed on to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: the caller's promise is the system allocator's.
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise is the system allocator's.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-}
-
-#[global_allocator]
-static COUNTING: Counting = Counting;
 
 const CELLS: [Cell; 4] =
     [Cell::Lstm, Cell::Gru, Cell::Rnn(Nonlinearity::Tanh), Cell::Rnn(Nonlinearity::Relu)];
@@ -138,11 +112,10 @@ fn a_step_allocates_nothing() -> Result<()> {
         };
         // The first steps may set up what lives as long as the thread.
         run(2)?;
-        let before = ALLOCATIONS.get();
-        let sum = run(100)?;
-        let after = ALLOCATIONS.get();
-        assert!(sum.is_finite());
-        assert_eq!(after - before, 0, "{cell:?}");
+        let mut sum = Ok(0.0);
+        let counted = allocation_counter::measure(|| sum = run(100));
+        assert!(sum?.is_finite());
+        assert_eq!(counted.count_total, 0, "{cell:?}");
     }
     Ok(())
 }

@@ -4,7 +4,7 @@ use etude_engine::{Dtype, Rng};
 use etude_models::data::{Batch, Conditions, Piece};
 use etude_models::recurrent::{Cell, Recurrent, RecurrentConfig};
 use etude_models::registry::{MODELS, ModelConfig, preset_config};
-use etude_models::sampling::Sampling;
+use etude_models::sampling::{Sampler, Sampling};
 use etude_models::{Model, generate, load_weights, read_model, save_weights};
 use etude_tokenizer::Meter;
 
@@ -185,4 +185,30 @@ fn the_same_seed_writes_the_same_piece_and_another_seed_another() {
     request.primer = None;
     // 120 quarters a minute: 8 steps a second.
     assert_eq!(writer.write(&request).unwrap().tokens.len(), 48);
+}
+
+#[test]
+fn a_token_is_written_without_one_allocation() {
+    for (attention, conditions) in [(0, Conditions::Form), (4, Conditions::None)] {
+        let vocab = 38;
+        let rows = conditions.input(vocab, FOUR, 400).rows();
+        let sizes = RecurrentConfig { attention, ..RecurrentConfig::plain(Cell::Lstm, 40, 2) };
+        let model = Recurrent::new(sizes, rows, vocab, 5).unwrap();
+        let mut generator = model.generator().unwrap();
+        let controls = Sampling { top_k: 9, top_p: 0.9, repeat_limit: 3, ..Sampling::default() };
+        let mut sampler = Sampler::new(controls, vocab);
+        let mut rng = Rng::new(2);
+        let input = conditions.input(vocab, FOUR, 400);
+        let (mut tokens, mut rows) = (Vec::with_capacity(400), vec![0; input.active()]);
+        let mut write = |count: usize| {
+            for _ in 0..count {
+                input.fill(&tokens, tokens.len(), &mut rows);
+                let token = sampler.draw(generator.step(&rows).unwrap(), rng.unit(), |_| true);
+                sampler.heard(Some(token));
+                tokens.push(token);
+            }
+        };
+        write(3); // what lives as long as the thread is set up
+        assert_eq!(allocation_counter::measure(|| write(300)).count_total, 0);
+    }
 }
