@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 use etude_kernels::{isa, threads::Pool};
 
+use crate::bench;
 use crate::command;
 use crate::console::{Console, clean, print};
 use crate::error::{Error, Result};
@@ -57,6 +58,8 @@ pub enum Command {
     Render(command::render::Args),
     /// List the built-in corpora, or write one out as MIDI files
     Corpora(command::corpora::Args),
+    /// Time kernels and models, beside the machine's peak
+    Bench(bench::Args),
     /// Show the machine: CPU, instruction sets, caches, measured peak
     Info(command::info::Args),
     /// Print a completion script for a shell
@@ -75,6 +78,7 @@ fn dispatch(command: &Command, console: &Console) -> Result<()> {
         Command::Detokenize(args) => command::detokenize::run(args, console),
         Command::Render(args) => command::render::run(args, console),
         Command::Corpora(args) => command::corpora::run(args, console),
+        Command::Bench(args) => bench::run(args, console),
         Command::Info(args) => command::info::run(args, console),
         Command::Completions(args) => command::completions::run(args),
     }

@@ -12,6 +12,7 @@ mod cpu;
 pub mod elementwise;
 pub mod embedding;
 pub mod gemm;
+pub mod gemm_bf16;
 pub mod isa;
 pub mod norm;
 pub mod optim;

@@ -1,0 +1,109 @@
+//! A fresh process of this program, up to the first event that it makes.
+
+use std::process::{Command, Stdio};
+
+use etude_models::Model;
+use etude_models::recurrent::{Cell, Recurrent, RecurrentConfig};
+use etude_models::sampling::{Sampler, Sampling};
+
+use super::case::Case;
+use super::{Job, Options, Sink};
+use crate::console::{clean, print};
+use crate::error::{Error, Result};
+
+enum Shape {
+    /// The bare process: what PyTorch's `python` and `import` are the floor of.
+    Bare,
+    Lstm {
+        vocab: usize,
+        hidden: usize,
+        layers: usize,
+    },
+    /// An architecture that is not there yet.
+    Transformer,
+}
+
+fn read(case: &Case) -> Result<Shape> {
+    match case.word("kind", &["python", "import", "lstm", "transformer"], true)? {
+        "lstm" => {
+            case.only(&["kind", "vocab", "hidden", "layers"])?;
+            let shape = (case.count("vocab", 1 << 20)?, case.count("hidden", 1 << 14)?);
+            let (vocab, hidden) = shape;
+            let layers = case.count("layers", 64)?;
+            case.holds(4 * hidden * (vocab + hidden) + (layers - 1) * 8 * hidden * hidden)?;
+            Ok(Shape::Lstm { vocab, hidden, layers })
+        }
+        "transformer" => {
+            let keys = ["kind", "vocab", "d", "heads", "ff", "layers", "max_len"];
+            case.only(&keys)?;
+            keys[1..].iter().try_for_each(|key| case.count(key, 1 << 24).map(drop))?;
+            Ok(Shape::Transformer)
+        }
+        _ => case.only(&["kind"]).map(|()| Shape::Bare),
+    }
+}
+
+/// Refuses a case that cannot be run.
+pub fn check(case: &Case) -> Result<()> {
+    read(case).map(drop)
+}
+
+/// Times one case.
+pub fn run(case: &Case, _: &Options, sink: &mut Sink) -> Result<()> {
+    if matches!(read(case)?, Shape::Transformer) {
+        return Err(Error::failed("startup: there is no transformer yet"));
+    }
+    let program = std::env::current_exe()
+        .map_err(|e| Error::failed(format!("startup: cannot find this program: {e}")))?;
+    let text = case.text();
+    let (mut peak, mut fault) = (None, None);
+    let times = super::measure(&sink.effort, &mut || {
+        let child = Command::new(&program)
+            .args(["bench", "startup", "--first-event", &text])
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .output();
+        match child {
+            Ok(output) if output.status.success() => {
+                let said = String::from_utf8_lossy(&output.stdout);
+                let mb = said.lines().last().and_then(|line| line.trim().parse::<f64>().ok());
+                peak = mb.into_iter().chain(peak).reduce(f64::max);
+            }
+            Ok(output) => fault = Some(format!("a fresh process ended with {}", output.status)),
+            Err(e) => fault = Some(format!("cannot start a process: {e}")),
+        }
+    });
+    if let Some(why) = fault {
+        return Err(Error::failed(format!("startup: {}", clean(&why))));
+    }
+    let job = Job { unit: "starts", items: 1.0, flops: None, bytes: None, bf16: false };
+    // The time of this process says nothing about the other one's.
+    let times = super::Times { cpu: Vec::new(), ..times };
+    sink.report("etude", job, &times, peak)
+}
+
+/// What the fresh process does: makes the network, samples one event, prints it and the MiB used.
+pub fn first_event(case: &Case) -> Result<()> {
+    let failed = |e: etude_models::Error| Error::failed(format!("startup: {e}"));
+    let event = match read(case)? {
+        Shape::Bare => None,
+        Shape::Transformer => return Err(Error::failed("startup: there is no transformer yet")),
+        Shape::Lstm { vocab, hidden, layers } => {
+            let config = RecurrentConfig {
+                cell: Cell::Lstm,
+                hidden,
+                layers,
+                dropout: 0.0,
+                attention: 0,
+                embedding: 0,
+            };
+            let model = Recurrent::new(config, vocab, vocab, 0).map_err(failed)?;
+            let mut generator = model.generator().map_err(failed)?;
+            let logits = generator.step(&[0]).map_err(failed)?;
+            Some(Sampler::new(Sampling::default(), vocab).draw(logits, 0.5, |_| true))
+        }
+    };
+    let event = event.map_or_else(String::new, |event| format!("{event}\n"));
+    let peak = super::measure::memory_mb("VmHWM").map_or_else(String::new, |mb| format!("{mb}\n"));
+    print(format!("{event}{peak}").as_bytes())
+}
