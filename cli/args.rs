@@ -1,6 +1,6 @@
 //! The command line: which commands there are, and what they share.
 //!
-//! A new command is a file in `cli/command/`, a line in [`Command`] and a line in [`dispatch`].
+//! A new command is a file in `cli/command/`, a line in [`Command`] and a line in `dispatch`.
 
 use std::ffi::OsString;
 use std::process::ExitCode;

@@ -1,6 +1,6 @@
 //! Element-by-element functions over contiguous slices, and sums.
 //!
-//! Each call reads and writes memory once. Big slices are cut into pieces of [`CUT`] numbers for the
+//! Each call reads and writes memory once. Big slices are cut into pieces of `CUT` numbers for the
 //! threads: results are the same bits for any number of threads, and on every tier.
 
 use crate::cpu::lanes::dispatch;

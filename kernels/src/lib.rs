@@ -3,7 +3,7 @@
 //! A kernel is a plain function over slices. All of them share one order of arguments: inputs, then
 //! outputs, then sizes; shapes stand in the doc comment as `[rows, cols]`, row-major. A family has
 //! `<op>_forward` and `<op>_backward`. Each call looks once into the table of the active
-//! instruction-set tier ([`isa`]); what runs after that is straight-line vector code. [`reference`]
+//! instruction-set tier ([`isa`]); what runs after that is straight-line vector code. [`mod@reference`]
 //! holds the same operations as loops that a newcomer reads first: they are the oracle of the tests.
 //!
 //! Kernels assert slice lengths and trust the rest; shapes are checked once, in the engine.
