@@ -65,8 +65,9 @@ impl Rng {
 
     /// Draws from the normal distribution with mean 0 and variance 1.
     pub fn normal(&mut self) -> f32 {
-        let (radius, angle) = (self.next_u32(), self.next_u32());
-        box_muller(radius, angle)
+        let mut y = [0.0];
+        self.fill_normal(&mut y, 0.0, 1.0);
+        y[0]
     }
 
     /// Fills a slice with numbers in `[low, high)`.
@@ -79,15 +80,11 @@ impl Rng {
     /// Fills a slice with normal numbers.
     ///
     /// # Source
-    /// Box & Muller 1958. In f64, so that different libraries round to the same f32.
+    /// Box & Muller 1958.
     pub fn fill_normal(&mut self, y: &mut [f32], mean: f32, deviation: f32) {
-        let at = self.reserve(2 * y.len());
-        for (i, pair) in y.chunks_mut(2).enumerate() {
-            let [a, b, c, d] = philox::block(at.seed, at.stream, at.block + i as u64);
-            for (y, (radius, angle)) in pair.iter_mut().zip([(a, b), (c, d)]) {
-                *y = mean + deviation * box_muller(radius, angle);
-            }
-        }
+        let at = self.reserve(y.len());
+        philox::normal(y, at.seed, at.stream, at.block);
+        y.iter_mut().for_each(|y| *y = mean + deviation * *y);
     }
 
     /// Brings a slice into random order.
@@ -107,13 +104,6 @@ impl Rng {
         self.position = (block + words.div_ceil(4) as u64).wrapping_mul(4);
         Position { seed: self.seed, stream: self.stream, block }
     }
-}
-
-fn box_muller(radius: u32, angle: u32) -> f32 {
-    // In (0, 1]: the logarithm of 0 does not exist.
-    let u = (f64::from(radius) + 1.0) / 4_294_967_296.0;
-    let turn = f64::from(angle) / 4_294_967_296.0 * std::f64::consts::TAU;
-    ((-2.0 * u.ln()).sqrt() * turn.cos()) as f32
 }
 
 #[cfg(test)]
