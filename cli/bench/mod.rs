@@ -7,6 +7,7 @@ mod case;
 mod elementwise;
 mod gemm;
 mod measure;
+mod recurrent;
 mod startup;
 
 use std::path::PathBuf;
@@ -42,6 +43,18 @@ pub const WORKLOADS: &[Workload] = &[
         group: "kernels",
         check: elementwise::check,
         run: elementwise::run,
+    },
+    Workload {
+        name: "rnn_train",
+        group: "models",
+        check: recurrent::check_train,
+        run: recurrent::train,
+    },
+    Workload {
+        name: "rnn_generate",
+        group: "models",
+        check: recurrent::check_generate,
+        run: recurrent::generate,
     },
     Workload { name: "startup", group: "models", check: startup::check, run: startup::run },
 ];
