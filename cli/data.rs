@@ -79,6 +79,12 @@ impl Data {
         if faults.len() > MOST {
             console.warn(format!("and {} more files skipped", faults.len() - MOST));
         }
+        if self.mended > 0 {
+            console.warn(format!(
+                "{}: {} damaged or odd files were mended; `etude tokenize FILE` tells what",
+                self.source, self.mended
+            ));
+        }
         let count = |split| self.pieces.iter().filter(|p| p.split == split).count();
         let [train, valid, test] = Split::ALL.map(count);
         let notes: usize = self.pieces.iter().map(|p| p.score.note_count()).sum();
@@ -127,7 +133,6 @@ fn built_in(name: &str) -> Result<Data> {
     for piece in corpus.pieces {
         let reading = Score::from_midi(&piece.midi)
             .map_err(|e| Error::failed(format!("corpora: {name}/{}: {e}", piece.name)))?;
-        data.mended += usize::from(!reading.warnings.is_empty());
         data.pieces.push(Piece { name: piece.name, split: piece.split, score: reading.score });
     }
     Ok(data)

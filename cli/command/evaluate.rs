@@ -62,8 +62,7 @@ pub fn run(args: &Args, console: &Console) -> Result<()> {
 fn evaluate(args: &Args, console: &Console) -> Result<()> {
     let trained = model::load(&args.name)?;
     let sources: Vec<PathBuf> = if args.data.is_empty() {
-        let source = trained.source.as_deref().unwrap_or("folk");
-        source.lines().map(PathBuf::from).collect()
+        train::sources_of(trained.source.as_deref().unwrap_or("folk"))
     } else {
         args.data.clone()
     };

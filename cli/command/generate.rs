@@ -9,10 +9,11 @@ use etude_tokenizer::{Meter, Note, Score, find_key};
 use serde_json::{Value, json};
 
 use crate::args::{Machine, Seed};
+use crate::command::render::SoundArgs;
 use crate::console::{Console, show_path};
 use crate::error::{Error, Result};
 use crate::input::read_midi;
-use crate::{model, output, pianoroll, synth};
+use crate::{model, output, pianoroll};
 
 /// Arguments of `etude generate`.
 #[derive(Debug, clap::Args)]
@@ -80,13 +81,8 @@ pub struct Args {
     #[arg(long, short, value_name = "PATH")]
     out: Option<PathBuf>,
 
-    /// Write no .wav
-    #[arg(long)]
-    no_audio: bool,
-
-    /// Write no .png
-    #[arg(long)]
-    no_image: bool,
+    #[command(flatten)]
+    sound: SoundArgs,
 
     #[command(flatten)]
     seed: Seed,
@@ -167,7 +163,7 @@ fn write(args: &Args, name: &Path, console: &Console) -> Result<()> {
         writing += start.elapsed().as_secs_f64();
         tokens += piece.tokens.len();
         let score = shifted(piece.score, args.transpose)?;
-        let place = place(args, request.seed);
+        let place = place(args, request.seed, console);
         let written = write_files(&score, &place, args)?;
         say(console, &written, &score, meter)?;
         files.push(Value::Object(written));
@@ -195,11 +191,11 @@ fn shifted(score: Score, semitones: i32) -> Result<Score> {
 }
 
 /// Where the MIDI file of a seed goes.
-fn place(args: &Args, seed: u64) -> PathBuf {
+fn place(args: &Args, seed: u64, console: &Console) -> PathBuf {
     let name = format!("etude-{seed}.mid");
     match &args.out {
         None => name.into(),
-        Some(path) if args.count == 1 => output::within(path, &name),
+        Some(path) if args.count == 1 => output::place(path, &name, console),
         // Several pieces: a folder, or tune.mid -> tune-1.mid, tune-2.mid by their seeds.
         Some(path) if path.extension().is_some_and(|e| e == "mid") && !path.is_dir() => {
             let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
@@ -209,24 +205,27 @@ fn place(args: &Args, seed: u64) -> PathBuf {
     }
 }
 
+/// Writes the piece as MIDI, sound and picture; all are made before the first is written.
 fn write_files(score: &Score, midi: &Path, args: &Args) -> Result<serde_json::Map<String, Value>> {
-    let mut files = serde_json::Map::new();
     let title = midi.file_stem().unwrap_or_default().to_string_lossy();
+    // A short piece may be all rest: there is nothing to hear or to draw then.
+    let sounds = score.note_count() > 0;
+    let audio = if sounds { args.sound.render(score)? } else { None };
+    let picture = sounds && !args.sound.no_image;
+    let picture = picture.then(|| pianoroll::draw(score, &title).png());
     output::write(midi, &score.to_midi())?;
-    files.insert("midi".into(), show_path(midi).into());
-    for (key, ending, wanted) in [("wav", "wav", !args.no_audio), ("image", "png", !args.no_image)]
-    {
-        if !wanted {
-            files.insert(key.into(), Value::Null);
-            continue;
-        }
-        let path = midi.with_extension(ending);
-        match key {
-            "wav" => synth::render(score)?.write_wav(&path)?,
-            _ => output::write(&path, &pianoroll::draw(score, &title).png())?,
-        }
-        files.insert(key.into(), show_path(&path).into());
+    let (wav, image) = (midi.with_extension("wav"), midi.with_extension("png"));
+    if let Some(audio) = &audio {
+        audio.write_wav(&wav)?;
     }
+    if let Some(picture) = &picture {
+        output::write(&image, picture)?;
+    }
+    let shown = |there: bool, path: &Path| if there { show_path(path).into() } else { Value::Null };
+    let mut files = serde_json::Map::new();
+    files.insert("midi".into(), shown(true, midi));
+    files.insert("wav".into(), shown(audio.is_some(), &wav));
+    files.insert("image".into(), shown(picture.is_some(), &image));
     Ok(files)
 }
 

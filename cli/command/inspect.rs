@@ -43,7 +43,7 @@ pub fn run(args: &Args, console: &Console) -> Result<()> {
     console.say(format!("model      {name}"))?;
     console.say(format!("encoding   {}: {vocab} tokens; {rows} input rows", config.encoding))?;
     if let Some(source) = &trained_on {
-        console.say(format!("trained on {}", source.lines().collect::<Vec<_>>().join(", ")))?;
+        console.say(format!("trained on {}", crate::console::clean(source)))?;
     }
     console
         .say(format!("\n{:<12} {:>12} {:>14}  {}", "part", "weights", "flops a token", "what"))?;

@@ -98,7 +98,7 @@ fn train(args: &Args, console: &Console) -> Result<()> {
             let mut map = saved_config(&run).map_err(|e| from_models(e, &path))?.write();
             adjust(args, &mut map)?;
             let config = RunConfig::read(map).map_err(|e| Error::input(e.to_string()))?;
-            let data = dataset(&config, console)?;
+            let data = dataset(&config, &sources(args, &config), console)?;
             (Trainer::resume(config, data, run).map_err(|e| from_models(e, &path))?, path)
         }
         None => {
@@ -114,7 +114,7 @@ fn train(args: &Args, console: &Console) -> Result<()> {
                     "holds a run already; go on with it by --resume, or name another by --out";
                 return Err(Error::file(&path, why));
             }
-            let data = dataset(&config, console)?;
+            let data = dataset(&config, &sources(args, &config), console)?;
             (Trainer::create(config, data, &path).map_err(|e| from_models(e, &path))?, path)
         }
     };
@@ -203,17 +203,28 @@ fn adjust(args: &Args, map: &mut Map<String, Value>) -> Result<()> {
 /// A data source as a text: a corpus name as it is, a path in full, so that a run can be resumed
 /// from another folder.
 fn source_text(path: &Path) -> Result<String> {
-    let text = path.to_str().ok_or_else(|| Error::file(path, "the path is not UTF-8"))?;
-    if crate::corpora::find(text).is_some() {
-        return Ok(text.into());
+    if let Some(corpus) = path.to_str().and_then(crate::corpora::find) {
+        return Ok(corpus.name.into());
     }
     let full = std::path::absolute(path).map_err(|e| Error::file(path, e))?;
-    Ok(full.to_str().unwrap_or(text).into())
+    Ok(full.to_string_lossy().into_owned())
 }
 
-fn dataset(config: &RunConfig, console: &Console) -> Result<Dataset> {
-    let sources: Vec<PathBuf> = config.source.lines().map(PathBuf::from).collect();
-    let loaded = data::load(&sources)?;
+/// The sources that a configuration names: one, or a JSON list of several.
+pub fn sources_of(source: &str) -> Vec<PathBuf> {
+    match serde_json::from_str::<Vec<String>>(source) {
+        Ok(several) => several.into_iter().map(PathBuf::from).collect(),
+        Err(_) => vec![source.into()],
+    }
+}
+
+/// Where to read from: as the command line says it (a path need not be UTF-8), else as saved.
+fn sources(args: &Args, config: &RunConfig) -> Vec<PathBuf> {
+    if args.data.is_empty() { sources_of(&config.source) } else { args.data.clone() }
+}
+
+fn dataset(config: &RunConfig, sources: &[PathBuf], console: &Console) -> Result<Dataset> {
+    let loaded = data::load(sources)?;
     loaded.report(console)?;
     let source = loaded.source.clone();
     let scores = scores(loaded);

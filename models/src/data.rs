@@ -146,7 +146,9 @@ pub fn piece(
     let encoded = match encoding.encode(score) {
         Ok(encoded) => encoded,
         Err(e) => {
-            lost.map(|lost| count(lost, &format!("piece not encoded: {e}"), 1));
+            if let Some(lost) = lost {
+                count(lost, &format!("piece not encoded: {e}"), 1);
+            }
             return None;
         }
     };

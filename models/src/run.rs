@@ -163,10 +163,9 @@ impl RunDir {
         let Some(wanted) = self.entries.get(name) else { return Ok(None) };
         let path = self.path.join(name);
         for candidate in [path.clone(), new_name(&path)] {
-            if let Ok(bytes) = read(&candidate) {
-                if entry(&bytes) == *wanted {
-                    return Ok(Some(bytes));
-                }
+            match read(&candidate) {
+                Ok(bytes) if entry(&bytes) == *wanted => return Ok(Some(bytes)),
+                _ => {}
             }
         }
         Err(self.damaged(&path, wanted))
