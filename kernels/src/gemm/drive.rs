@@ -9,10 +9,14 @@ use std::cell::RefCell;
 /// Longest sum of one block: a strip of `B` (48 x 512 floats, 96 KiB) then streams from the
 /// second-level cache, and `C` is seldom read again.
 const KC: usize = 512;
-/// Columns of `B` packed at a time: `KC * NC` floats are 1 MiB, half of that cache.
-const NC: usize = 480;
+/// Columns of `B` packed at a time: `KC * NC` floats are 0.75 MiB, a part of that cache.
+const NC: usize = 384;
 /// Rows of `A` packed at a time (256 KiB).
 const MC: usize = 128;
+/// Floats of `A` up to which all of it is packed once (512 KiB), and columns of `B` packed at a time
+/// beside it.
+const KEEP_A: usize = 1 << 17;
+const NARROW: usize = 96;
 /// From this many columns on, packing contiguous rows of `A` pays where the tier asks for it.
 const PACK_A_COLS: usize = 128;
 /// From this many rows on, a `B` with contiguous rows is worth packing.
@@ -21,7 +25,7 @@ const PACK_B_ROWS: usize = 96;
 /// first-level cache.
 const FEW_ROWS: usize = 48;
 /// Floats of such a piece (24 KiB of 32 or more).
-const FEW_ROWS_PACK: usize = 6144;
+const FEW_ROWS_PACK: usize = 9216;
 /// Multiply-adds that are worth a task of their own, counting a row as at least 8: fewer rows wait
 /// for memory instead.
 const TASK: usize = 2 << 20;
@@ -93,6 +97,7 @@ pub(super) fn pack_whole(b: MatRef, data: Shared) {
             col: b.col_stride,
             rows: b.rows,
             cols: to - from,
+            ahead: 8 * b.col_stride,
         };
         // SAFETY: `MatRef` checked its bounds; pieces write slivers of their own.
         unsafe { (code.pack)(&source, data.get().add(range.start * stride), stride) };
@@ -142,100 +147,79 @@ fn reserve(buffer: &mut Vec<Line>, len: usize) -> *mut f32 {
 
 impl Window {
     fn compute(&self, code: &Kernels, a: MatRef, b: Right, bias: Option<&[f32]>) {
-        let (m, k) = (self.rows.1 - self.rows.0, a.cols);
-        let tiles = m.div_ceil(code.rows);
-        let widest = code.slivers[m.div_ceil(tiles) - 1] * LANE;
+        let (m, n, k) = (self.rows.1 - self.rows.0, self.cols.1 - self.cols.0, a.cols);
+        let pack_a = m > 1 && (a.col_stride != 1 || code.pack_rows && n >= PACK_A_COLS);
+        let keep_a = pack_a && m * k <= KEEP_A;
+        let widest = code.slivers[m.div_ceil(m.div_ceil(code.rows)) - 1] * LANE;
         let (pack_b, kc, nc) = match b {
-            Right::Packed(_) => (false, KC, usize::MAX),
-            Right::Plain(b) if b.col_stride == 1 && m < PACK_B_ROWS => (false, KC, usize::MAX),
+            Right::Packed(_) => (false, KC, n),
+            Right::Plain(b) if b.col_stride == 1 && m < PACK_B_ROWS => (false, KC, n),
             Right::Plain(b) if b.col_stride != 1 && m < FEW_ROWS => {
                 (true, (FEW_ROWS_PACK / widest).next_multiple_of(16), widest)
             }
-            Right::Plain(_) => (true, KC, NC),
+            Right::Plain(_) => (true, KC, if keep_a { NARROW } else { NC }),
         };
-        let pack_a = m > 1
-            && (a.col_stride != 1 || code.pack_rows && self.cols.1 - self.cols.0 >= PACK_A_COLS);
+        let (k_blocks, n_blocks) = (k.div_ceil(kc).max(1), n.div_ceil(nc));
+        let k_at = |block| even(k, k_blocks, block);
         PACKED.with_borrow_mut(|(b_room, a_room)| {
-            let mut n0 = self.cols.0;
-            while n0 < self.cols.1 {
-                let n1 = n0.saturating_add(nc).min(self.cols.1);
-                // The last block takes what is left, so that none is short.
-                let blocks = k.div_ceil(kc).max(1);
-                for block in 0..blocks {
-                    let (k0, k1) = (even(k, blocks, block), even(k, blocks, block + 1));
-                    let kb = k1 - k0;
-                    // SAFETY: the pointers made here reach rows `k0..k1` and columns `n0..n1` of B,
-                    // which `MatRef` checked or the packed slivers hold.
-                    let (b_at, b_row, b_sliver) = unsafe {
-                        match b {
-                            Right::Packed(data) => {
-                                (data.as_ptr().add(n0 * k + k0 * LANE), LANE, k * LANE)
-                            }
-                            Right::Plain(b) => {
-                                let at = b
-                                    .data
-                                    .as_ptr()
-                                    .wrapping_add(k0 * b.row_stride + n0 * b.col_stride);
-                                if pack_b {
-                                    let room = reserve(b_room, kb * slivers(n1 - n0) * LANE);
-                                    let source = Source {
-                                        data: at,
-                                        row: b.row_stride,
-                                        col: b.col_stride,
-                                        rows: kb,
-                                        cols: n1 - n0,
-                                    };
-                                    (code.pack)(&source, room, kb * LANE);
-                                    (room.cast_const(), LANE, kb * LANE)
-                                } else {
-                                    (at, b.row_stride, LANE)
-                                }
-                            }
-                        }
-                    };
+            let whole = |block| (self.rows.0, m, k_at(block), k_at(block + 1));
+            if keep_a {
+                let room = reserve(a_room, m * k + pack::SLACK);
+                for block in 0..k_blocks {
+                    // SAFETY: block `k0..k1` starts at `m * k0`; the room holds all of them.
+                    unsafe { pack_rows(code, a, whole(block), room.add(m * k_at(block))) };
+                }
+            }
+            for n_block in 0..n_blocks {
+                let n0 = self.cols.0 + n_block * nc;
+                let n1 = (n0 + nc).min(self.cols.1);
+                for block in 0..k_blocks {
+                    let (k0, k1) = (k_at(block), k_at(block + 1));
                     let step = Step {
                         code,
                         n: (n0, n1),
-                        k: (k0, k1),
-                        b: (b_at, b_row, b_sliver),
+                        k: k1 - k0,
+                        b: match b {
+                            Right::Packed(data) => {
+                                (data[n0 * k + k0 * LANE..].as_ptr(), LANE, k * LANE)
+                            }
+                            Right::Plain(b) if pack_b => {
+                                let ahead = if nc == widest { (k1 - k0) * b.row_stride } else { 0 };
+                                pack_columns(code, b, (n0, n1, k0, k1), ahead, b_room)
+                            }
+                            Right::Plain(b) => {
+                                let at = k0 * b.row_stride + n0 * b.col_stride;
+                                (b.data.as_ptr().wrapping_add(at), b.row_stride, LANE)
+                            }
+                        },
                         from_c: self.accumulate || block > 0,
-                        bias: bias.filter(|_| block + 1 == blocks),
+                        bias: bias.filter(|_| block + 1 == k_blocks),
                     };
-                    self.step(&step, a, pack_a, a_room);
+                    if keep_a {
+                        let packed = a_room.as_ptr().cast::<f32>().wrapping_add(m * k0);
+                        self.tiles(&step, &Rows::packed(packed, self.rows.0, m, code));
+                    } else if pack_a {
+                        let blocks = m.div_ceil(MC);
+                        for block in 0..blocks {
+                            let top = self.rows.0 + even(m, blocks, block);
+                            let height = self.rows.0 + even(m, blocks, block + 1) - top;
+                            let room = reserve(a_room, height * step.k + pack::SLACK);
+                            // SAFETY: the room was made for these rows.
+                            unsafe { pack_rows(code, a, (top, height, k0, k1), room) };
+                            self.tiles(&step, &Rows::packed(room, top, height, code));
+                        }
+                    } else {
+                        let at = self.rows.0 * a.row_stride + k0 * a.col_stride;
+                        let rows = Rows {
+                            at: a.data.as_ptr().wrapping_add(at),
+                            strides: Some((a.row_stride, a.col_stride)),
+                            ..Rows::packed(std::ptr::null(), self.rows.0, m, code)
+                        };
+                        self.tiles(&step, &rows);
+                    }
                 }
-                n0 = n1;
             }
         });
-    }
-
-    /// Adds the products of one block of `k` to the columns `n` of the window.
-    fn step(&self, step: &Step, a: MatRef, pack_a: bool, room: &mut Vec<Line>) {
-        let m = self.rows.1 - self.rows.0;
-        let kb = step.k.1 - step.k.0;
-        let blocks = if pack_a { m.div_ceil(MC) } else { 1 };
-        for block in 0..blocks {
-            let (m0, m1) = (even(m, blocks, block), even(m, blocks, block + 1));
-            let (top, height) = (self.rows.0 + m0, m1 - m0);
-            let tiles = height.div_ceil(step.code.rows);
-            let at = a.data.as_ptr().wrapping_add(top * a.row_stride + step.k.0 * a.col_stride);
-            let packed = pack_a.then(|| {
-                let room = reserve(room, height * kb + pack::SLACK);
-                let source = Source {
-                    data: at,
-                    row: a.row_stride,
-                    col: a.col_stride,
-                    rows: height,
-                    cols: kb,
-                };
-                // SAFETY: rows `top..top + height` and columns `k` of A are in bounds; the room was
-                // made for them.
-                unsafe { (step.code.pack_a)(&source, tiles, room) };
-                room.cast_const()
-            });
-            let rows =
-                Rows { at, packed, row: a.row_stride, col: a.col_stride, top, height, tiles };
-            self.tiles(step, &rows);
-        }
     }
 
     /// Runs the tiles of some rows: strips of columns one after the other, so that a strip of `B`
@@ -245,22 +229,21 @@ impl Window {
         let (height, taller) = (rows.height / rows.tiles, rows.height % rows.tiles);
         let most = step.code.slivers[rows.height.div_ceil(rows.tiles) - 1];
         let strips = slivers(n1 - n0).div_ceil(most);
-        let kb = step.k.1 - step.k.0;
         for strip in 0..strips {
             let first = even(slivers(n1 - n0), strips, strip);
             let width = even(slivers(n1 - n0), strips, strip + 1) - first;
             let col = n0 + first * LANE;
             let mut tile = Tile {
-                a: rows.packed.unwrap_or(rows.at),
-                a_row: rows.row,
-                a_col: rows.col,
+                a: rows.at,
+                a_row: 1,
+                a_col: 1,
                 b: step.b.0.wrapping_add(first * step.b.2),
                 b_row: step.b.1,
                 b_sliver: step.b.2,
                 c: self.c.wrapping_add(rows.top * self.c_row + col),
                 c_row: self.c_row,
                 ahead: 0,
-                k: kb,
+                k: step.k,
                 last: (n1 - col).min(width * LANE) - (width - 1) * LANE,
                 from_c: step.from_c,
                 bias: step.bias.map_or(std::ptr::null(), |bias| bias[col..].as_ptr()),
@@ -268,11 +251,10 @@ impl Window {
             for i in 0..rows.tiles {
                 // As `even` cuts them, without a division for each tile.
                 let here = height + usize::from(i < taller);
-                let a_step = if rows.packed.is_some() {
-                    (tile.a_row, tile.a_col) = (1, here);
-                    here * kb
-                } else {
-                    here * rows.row
+                let a_step;
+                (tile.a_row, tile.a_col, a_step) = match rows.strides {
+                    Some((row, col)) => (row, col, here * row),
+                    None => (1, here, here * step.k),
                 };
                 // The first tiles fetch one sliver each of what the next strip will read.
                 tile.ahead = if strip + 1 < strips && i < width {
@@ -290,22 +272,74 @@ impl Window {
     }
 }
 
-/// The rows of `A` of one block.
+/// Packs columns `n0..n1` of rows `k0..k1` of `b`: where the slivers lie, and their strides.
+///
+/// `ahead` as in [`Source`]; 0 for the next columns.
+fn pack_columns(
+    code: &Kernels,
+    b: MatRef,
+    (n0, n1, k0, k1): (usize, usize, usize, usize),
+    ahead: usize,
+    room: &mut Vec<Line>,
+) -> (*const f32, usize, usize) {
+    let stride = (k1 - k0) * LANE;
+    let room = reserve(room, slivers(n1 - n0) * stride);
+    let source = Source {
+        data: b.data.as_ptr().wrapping_add(k0 * b.row_stride + n0 * b.col_stride),
+        row: b.row_stride,
+        col: b.col_stride,
+        rows: k1 - k0,
+        cols: n1 - n0,
+        ahead: if ahead > 0 { ahead } else { 8 * b.col_stride },
+    };
+    // SAFETY: `MatRef` checked its bounds; the room was made for these slivers.
+    unsafe { (code.pack)(&source, room, stride) };
+    (room.cast_const(), LANE, stride)
+}
+
+/// Packs columns `k0..k1` of `height` rows of `a` from row `top` on into tiles.
+///
+/// # Safety
+/// `room` holds `height * (k1 - k0) + SLACK` elements.
+unsafe fn pack_rows(
+    code: &Kernels,
+    a: MatRef,
+    (top, height, k0, k1): (usize, usize, usize, usize),
+    room: *mut f32,
+) {
+    let source = Source {
+        data: a.data.as_ptr().wrapping_add(top * a.row_stride + k0 * a.col_stride),
+        row: a.row_stride,
+        col: a.col_stride,
+        rows: height,
+        cols: k1 - k0,
+        ahead: 0,
+    };
+    // SAFETY: `MatRef` checked its bounds; the caller vouches for the room.
+    unsafe { (code.pack_a)(&source, height.div_ceil(code.rows), room) };
+}
+
+/// The rows of `A` of one block, cut into tiles.
 struct Rows {
     at: *const f32,
-    packed: Option<*const f32>,
-    row: usize,
-    col: usize,
+    /// As in `A`; `None` if packed.
+    strides: Option<(usize, usize)>,
     top: usize,
     height: usize,
     tiles: usize,
+}
+
+impl Rows {
+    fn packed(at: *const f32, top: usize, height: usize, code: &Kernels) -> Rows {
+        Rows { at, strides: None, top, height, tiles: height.div_ceil(code.rows) }
+    }
 }
 
 /// One block of columns and of `k`: where `B` lies, how the sums begin and end.
 struct Step<'a> {
     code: &'a Kernels,
     n: (usize, usize),
-    k: (usize, usize),
+    k: usize,
     b: (*const f32, usize, usize),
     from_c: bool,
     bias: Option<&'a [f32]>,

@@ -22,6 +22,8 @@ pub(super) struct Source {
     pub rows: usize,
     /// Number of columns.
     pub cols: usize,
+    /// From an element to the one that will be packed some hundred cycles later: fetched early.
+    pub ahead: usize,
 }
 
 /// Packs `src` into slivers that lie `stride` elements apart.
@@ -142,7 +144,8 @@ unsafe fn transpose(src: &Source, dst: *mut f32, stride: usize) {
                 let from = src.data.add(group * src.col + l);
                 if l % 16 == 0 {
                     for j in 0..8 {
-                        _mm_prefetch(from.add(j * src.col).wrapping_add(256).cast(), _MM_HINT_T0);
+                        let next = from.wrapping_add(j * src.col + src.ahead);
+                        _mm_prefetch(next.cast(), _MM_HINT_T1);
                     }
                 }
                 let lines = std::array::from_fn(|j| from.add(j * src.col));

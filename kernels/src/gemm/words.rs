@@ -33,7 +33,14 @@ pub(crate) fn pack_b(
         k.is_multiple_of(2) && col.is_multiple_of(2) && b.as_ptr().cast::<u32>().is_aligned();
     if row == 1 && whole {
         // Columns of whole words: the transposition of f32 moves them without looking at them.
-        let source = Source { data: b.as_ptr().cast(), row: 1, col: col / 2, rows: pairs, cols: n };
+        let source = Source {
+            data: b.as_ptr().cast(),
+            row: 1,
+            col: col / 2,
+            rows: pairs,
+            cols: n,
+            ahead: 4 * col,
+        };
         // SAFETY: bounds were asserted above, the words are aligned, and the room has a sliver for
         // every 16 columns.
         unsafe { (kernels().pack)(&source, room.as_mut_ptr().cast(), pairs * LANE) };
@@ -77,7 +84,7 @@ pub(crate) fn pack_a(a: &[bf16], k: usize, m: usize, rows: usize, room: &mut Vec
         let tiles = height.div_ceil(rows);
         let data = a[top * k..].as_ptr().cast::<f32>();
         if k.is_multiple_of(2) && data.is_aligned() {
-            let source = Source { data, row: pairs, col: 1, rows: height, cols: pairs };
+            let source = Source { data, row: pairs, col: 1, rows: height, cols: pairs, ahead: 0 };
             // SAFETY: `a` holds `m` rows of `pairs` aligned words, the room has a word for each and
             // the slack.
             unsafe {

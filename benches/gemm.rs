@@ -1,0 +1,112 @@
+//! Matrix products at the sizes of real models, on every tier of this machine: GFLOP/s beside the
+//! peak of multiply-adds measured in the same run.
+//!
+//! `cargo bench --bench gemm -- 32x2048x512` times some; `cargo bench --bench gemm -- --test` runs
+//! each once (the smoke run of CI). Names are `gemm/<m>x<n>x<k>/<tier>`; one thread.
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use criterion::{BenchmarkId, Criterion, Throughput};
+use etude_kernels::gemm::{MatMut, MatRef, PackedB, gemm_forward, gemm_packed_forward};
+use etude_kernels::isa::{self, Isa};
+use etude_kernels::{peak, philox};
+
+/// How the right operand is stored.
+#[derive(Clone, Copy, PartialEq)]
+enum Right {
+    /// Packed beforehand: a recurrent weight that serves many steps.
+    Packed,
+    /// `[k, n]`.
+    Plain,
+    /// `[n, k]`: a weight that is used once.
+    Transposed,
+}
+
+/// Whether the left operand is stored `[m, k]` or `[k, m]`.
+const ROWS: bool = false;
+const COLUMNS: bool = true;
+
+/// Name of the group, sizes m, n, k, and how the operands are stored.
+const CASES: &[(&str, [usize; 3], bool, Right)] = &[
+    // One step of a recurrent layer: batch x 4 hidden x hidden.
+    ("gemm", [1, 2048, 512], ROWS, Right::Packed),
+    ("gemm", [8, 512, 128], ROWS, Right::Packed),
+    ("gemm", [32, 1024, 256], ROWS, Right::Packed),
+    ("gemm", [32, 2048, 512], ROWS, Right::Packed),
+    ("gemm", [128, 512, 128], ROWS, Right::Packed),
+    // Training: x W^T, d_x = d_gates W, d_w = d_gates^T x over 4096 tokens.
+    ("gemm-x-wt", [4096, 2048, 512], ROWS, Right::Transposed),
+    ("gemm-dx", [4096, 512, 2048], ROWS, Right::Plain),
+    ("gemm-dw", [2048, 512, 4096], COLUMNS, Right::Plain),
+    // A linear layer used once, and squares.
+    ("gemm-linear", [64, 1024, 256], ROWS, Right::Transposed),
+    ("gemm-square", [256, 256, 256], ROWS, Right::Plain),
+    ("gemm-square", [1024, 1024, 1024], ROWS, Right::Plain),
+];
+
+fn random(stream: u32, len: usize) -> Vec<f32> {
+    let mut numbers = vec![0.0; len];
+    philox::uniform(&mut numbers, 0, stream, 0);
+    numbers.iter_mut().for_each(|x| *x -= 0.5);
+    numbers
+}
+
+fn products(c: &mut Criterion) {
+    for &(name, [m, n, k], columns, right) in CASES {
+        let (a, b) = (random(1, m * k), random(2, k * n));
+        let left = if columns { MatRef::new(&a, k, m).t() } else { MatRef::new(&a, m, k) };
+        let weight = match right {
+            Right::Transposed | Right::Packed => MatRef::new(&b, n, k).t(),
+            Right::Plain => MatRef::new(&b, k, n),
+        };
+        let packed = PackedB::new(weight);
+        let mut out = vec![0.0; m * n];
+        let mut group = c.benchmark_group(name);
+        group.throughput(Throughput::Elements(2 * (m * n * k) as u64));
+        for tier in Isa::available() {
+            isa::force(tier);
+            let id = BenchmarkId::new(format!("{m}x{n}x{k}"), tier.name());
+            let mut best = f64::INFINITY;
+            group.bench_function(id, |bencher| {
+                bencher.iter_custom(|rounds| {
+                    let start = Instant::now();
+                    for _ in 0..rounds {
+                        let out = &mut MatMut::new(black_box(&mut out), m, n);
+                        match right {
+                            Right::Packed => gemm_packed_forward(left, &packed, None, out, false),
+                            _ => gemm_forward(left, weight, out, false),
+                        }
+                    }
+                    let spent = start.elapsed();
+                    best = best.min(spent.as_secs_f64() / rounds as f64);
+                    spent
+                });
+            });
+            if best.is_finite() {
+                let gflops = 2.0 * (m * n * k) as f64 / best / 1e9;
+                let share = 100.0 * gflops / peak::fma_gflops_of(tier, 1);
+                println!("{:>60}", format!("best {gflops:.1} GFLOP/s, {share:.0} % of the peak"));
+            }
+        }
+        group.finish();
+    }
+}
+
+fn main() {
+    // One thread, whatever the machine has: the share of one core's peak.
+    let pool = etude_kernels::threads::Pool::new(1).expect("a thread");
+    pool.run(|| {
+        for tier in Isa::available() {
+            println!("peak/{}: {:.1} GFLOP/s", tier.name(), peak::fma_gflops_of(tier, 1));
+        }
+        let criterion = Criterion::default()
+            .sample_size(10)
+            .warm_up_time(Duration::from_millis(100))
+            .measurement_time(Duration::from_millis(400))
+            .without_plots();
+        let mut criterion = criterion.configure_from_args();
+        products(&mut criterion);
+        criterion.final_summary();
+    });
+}
