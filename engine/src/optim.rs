@@ -114,7 +114,8 @@ impl Optimizer {
             Some(max) if norm + 1e-6 > f64::from(max) => (f64::from(max) / (norm + 1e-6)) as f32,
             _ => 1.0,
         };
-        self.step += 1;
+        // A count from a file may be the largest there is.
+        self.step = self.step.saturating_add(1);
         let (rule, step, moments) = (self.rule, self.step, &mut self.moments);
         let kept = rule.moments().len();
         model.visit_mut(&mut |p| {

@@ -101,7 +101,7 @@ impl Rng {
     /// Reserves whole blocks for `words` words and tells where they start.
     pub(crate) fn reserve(&mut self, words: usize) -> Position {
         let block = self.position.div_ceil(4);
-        self.position = (block + words.div_ceil(4) as u64).wrapping_mul(4);
+        self.position = block.wrapping_add(words.div_ceil(4) as u64).wrapping_mul(4);
         Position { seed: self.seed, stream: self.stream, block }
     }
 }
@@ -130,6 +130,20 @@ mod tests {
         assert_eq!(a.next_u64(), b.next_u64());
         assert_ne!(Rng::stream(1, 0).next_u64(), Rng::stream(1, 1).next_u64());
         assert_ne!(Rng::new(1).next_u64(), Rng::new(2).next_u64());
+    }
+
+    #[test]
+    fn the_end_of_a_stream_is_its_beginning() {
+        // Positions come from files, so the last one must not overflow.
+        let mut rng = Rng { seed: 1, stream: 0, position: u64::MAX };
+        let mut y = [0.0; 9];
+        rng.next_u32();
+        assert_eq!(rng.position, 0);
+        rng.position = u64::MAX - 3;
+        rng.fill_uniform(&mut y, 0.0, 1.0);
+        rng.position = u64::MAX;
+        rng.fill_normal(&mut y, 0.0, 1.0);
+        assert!(y.iter().all(|y| y.is_finite()));
     }
 
     #[test]

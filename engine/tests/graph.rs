@@ -185,6 +185,15 @@ fn dropout_keeps_its_share_and_its_mean() -> Result<()> {
 }
 
 #[test]
+fn tensors_and_their_graphs_can_move_between_threads() -> Result<()> {
+    let x = leaf(&[1.0, 2.0]);
+    let y = x.mul(&x)?.sum_all()?;
+    let grads = thread::spawn(move || y.backward()).join().expect("no panic")?;
+    assert_eq!(grads.get(&x).map(Tensor::to_vec), Some(vec![2.0, 4.0]));
+    Ok(())
+}
+
+#[test]
 fn in_place_updates_are_never_seen_through_another_tensor() -> Result<()> {
     let mut p = etude_engine::Param::new("p", Tensor::from_slice(&[1.0, 2.0], &[2])?);
     let (before, view) = (p.value.clone(), p.value.slice(0, 0..1)?);
@@ -221,6 +230,7 @@ fn errors_begin_with_the_operation_and_show_both_sides() -> Result<()> {
         told(Tensor::zeros(&[usize::MAX, 0, usize::MAX])),
         format!("zeros: [{0}, 0, {0}] and []: too many elements", usize::MAX)
     );
+    assert!(told(a.pad(0, usize::MAX, 1)).ends_with("too many elements"));
     let y = a.requires_grad();
     assert_eq!(
         y.backward().err().map(|e| e.to_string()).unwrap_or_default(),

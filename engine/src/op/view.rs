@@ -118,7 +118,8 @@ impl Tensor {
         self.check_axis("pad", axis)?;
         let dim = self.shape()[axis];
         let mut shape = self.shape().to_vec();
-        shape[axis] += before + after;
+        // Saturated sizes are refused as too many elements.
+        shape[axis] = dim.saturating_add(before).saturating_add(after);
         let layout = Layout::contiguous("pad", &shape)?;
         let inner: usize = shape[axis + 1..].iter().product();
         let mut y = Buffer::scratch(layout.len());
@@ -169,7 +170,7 @@ impl Tensor {
                 let why = format!("all axes but {axis} must agree");
                 return Err(Error::shape("concat", first.shape(), part.shape(), why));
             }
-            shape[axis] += part.shape()[axis];
+            shape[axis] = shape[axis].saturating_add(part.shape()[axis]);
         }
         let layout = Layout::contiguous("concat", &shape)?;
         let mut y = Buffer::scratch(layout.len());
