@@ -15,6 +15,8 @@ mod drive;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod pack;
+#[cfg(target_arch = "x86_64")]
+mod row;
 mod scalar;
 mod tile;
 #[cfg(target_arch = "x86_64")]

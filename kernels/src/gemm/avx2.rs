@@ -4,8 +4,8 @@
 //! columns, so that 8 chains or more hide an add's latency.
 
 use super::LANE;
-use super::pack;
 use super::tile::{Kernels, Tile};
+use super::{pack, row};
 use std::arch::x86_64::*;
 
 pub(super) static KERNELS: Kernels = Kernels {
@@ -15,6 +15,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     pack: pack::avx2,
     pack_a: pack::avx2_a,
     pack_rows: false,
+    row: Some(row::product),
 };
 
 /// Picks the code for a tile's size.

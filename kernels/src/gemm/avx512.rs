@@ -4,8 +4,8 @@
 //! multiply-adds against 11 loads, so two FMA units stay busy on two load ports. Fewer rows take
 //! more columns: a sum is one chain of adds, and 8 chains or more hide an add's latency.
 
-use super::pack;
 use super::tile::{Kernels, Tile};
+use super::{pack, row};
 use std::arch::x86_64::*;
 
 pub(super) static KERNELS: Kernels = Kernels {
@@ -15,6 +15,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     pack: pack::avx512,
     pack_a: pack::avx2_a,
     pack_rows: true,
+    row: Some(row::product),
 };
 
 /// Slivers times length of the sums above which a strip of `B` (here 40 KiB) does not stay in the

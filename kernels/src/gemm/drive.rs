@@ -148,6 +148,28 @@ fn reserve(buffer: &mut Vec<Line>, len: usize) -> *mut f32 {
 impl Window {
     fn compute(&self, code: &Kernels, a: MatRef, b: Right, bias: Option<&[f32]>) {
         let (m, n, k) = (self.rows.1 - self.rows.0, self.cols.1 - self.cols.0, a.cols);
+        if let (1, Right::Plain(b), Some(row)) = (m, b, code.row)
+            && b.row_stride == 1
+            && b.col_stride != 1
+        {
+            let tile = Tile {
+                a: a.data.as_ptr().wrapping_add(self.rows.0 * a.row_stride),
+                a_row: a.row_stride,
+                a_col: a.col_stride,
+                b: b.data.as_ptr().wrapping_add(self.cols.0 * b.col_stride),
+                b_row: 1,
+                b_sliver: b.col_stride,
+                c: self.c.wrapping_add(self.rows.0 * self.c_row + self.cols.0),
+                c_row: self.c_row,
+                ahead: 0,
+                k,
+                last: 0,
+                from_c: self.accumulate,
+                bias: bias.map_or(std::ptr::null(), |bias| bias[self.cols.0..].as_ptr()),
+            };
+            // SAFETY: `MatRef` checked the bounds of A and B; the window lies inside of C.
+            return unsafe { row(&tile, n) };
+        }
         let pack_a = m > 1 && (a.col_stride != 1 || code.pack_rows && n >= PACK_A_COLS);
         let keep_a = pack_a && m * k <= KEEP_A;
         let widest = code.slivers[m.div_ceil(m.div_ceil(code.rows)) - 1] * LANE;

@@ -15,6 +15,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     pack: pack::plain,
     pack_a: pack::plain_a,
     pack_rows: false,
+    row: None,
 };
 
 /// A sliver of one row.

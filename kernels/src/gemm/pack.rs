@@ -107,7 +107,7 @@ unsafe fn any(src: &Source, dst: *mut f32, stride: usize) {
 #[cfg(target_arch = "x86_64")]
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn columns_of(lines: [*const f32; 8]) -> [__m256; 4] {
+pub(super) unsafe fn columns_of(lines: [*const f32; 8]) -> [__m256; 4] {
     let half = |j: usize| {
         // SAFETY: the caller vouches for 4 numbers.
         let (low, high) = unsafe { (_mm_loadu_ps(lines[j]), _mm_loadu_ps(lines[j + 4])) };
@@ -137,20 +137,19 @@ unsafe fn transpose(src: &Source, dst: *mut f32, stride: usize) {
         // SAFETY: lane `group % 16` of sliver `group / 16` exists for every group below.
         let to = unsafe { dst.add(group / LANE * stride + group % LANE) };
         let whole = if group + 8 <= src.cols { src.rows / 4 * 4 } else { 0 };
-        for l in (0..whole).step_by(4) {
-            // SAFETY: columns `group..group + 8` and rows `l..l + 4` are in bounds; a prefetch
-            // may point anywhere.
-            unsafe {
-                let from = src.data.add(group * src.col + l);
-                if l % 16 == 0 {
-                    for j in 0..8 {
-                        let next = from.wrapping_add(j * src.col + src.ahead);
-                        _mm_prefetch(next.cast(), _MM_HINT_T1);
+        let column = |j: usize| src.data.wrapping_add((group + j) * src.col);
+        let columns: [*const f32; 8] = std::array::from_fn(column);
+        for line in (0..whole).step_by(LANE) {
+            for column in columns {
+                _mm_prefetch(column.wrapping_add(line + src.ahead).cast(), _MM_HINT_T1);
+            }
+            for l in (line..whole.min(line + LANE)).step_by(4) {
+                // SAFETY: columns `group..group + 8` and rows `l..l + 4` are in bounds.
+                unsafe {
+                    let lines = columns.map(|column| column.add(l));
+                    for (i, x) in columns_of(lines).into_iter().enumerate() {
+                        _mm256_storeu_ps(to.add((l + i) * LANE), x);
                     }
-                }
-                let lines = std::array::from_fn(|j| from.add(j * src.col));
-                for (i, x) in columns_of(lines).into_iter().enumerate() {
-                    _mm256_storeu_ps(to.add((l + i) * LANE), x);
                 }
             }
         }

@@ -14,6 +14,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     pack: pack::plain,
     pack_a: pack::plain_a,
     pack_rows: false,
+    row: None,
 };
 
 /// Picks the code for a tile's size.

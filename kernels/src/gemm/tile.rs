@@ -52,6 +52,8 @@ pub(super) struct Kernels {
     pub pack_a: unsafe fn(&super::pack::Source, usize, *mut f32),
     /// Whether rows of `A` are worth packing even if they are contiguous.
     pub pack_rows: bool,
+    /// One row times so many contiguous columns, `b_sliver` apart: see `gemm/row.rs`.
+    pub row: Option<unsafe fn(&Tile, usize)>,
 }
 
 /// The code of the active tier.
