@@ -153,7 +153,7 @@ const CORPORA: [Entry; 5] = [
         licence: "CC BY 4.0",
         origin: "Groove MIDI Dataset v1.0.0, Google LLC",
         pieces: [826, 116, 126],
-        notes: [307_622, 40_153, 42_880],
+        notes: [307_623, 40_153, 42_880],
         packed: include_bytes!("../corpora/grooves/pieces.xz"),
         documents: &[
             ("README.md", include_str!("../corpora/grooves/README.md")),
