@@ -193,3 +193,18 @@ pub fn gemm_packed_forward(
     assert!(bias.is_none_or(|bias| bias.len() == b.n));
     drive::product(a, Right::Packed(b.slivers()), bias, c, accumulate);
 }
+
+/// [`gemm_packed_forward`] on the calling thread alone, with a call to `before_tile` before each
+/// tile; the same bits.
+pub(crate) fn gemm_packed_alone(
+    a: MatRef,
+    b: &PackedB,
+    bias: Option<&[f32]>,
+    c: &mut MatMut,
+    accumulate: bool,
+    before_tile: &dyn Fn(),
+) {
+    assert_eq!((a.rows, b.n, a.cols), (c.rows, c.cols, b.k));
+    assert!(bias.is_none_or(|bias| bias.len() == b.n));
+    drive::product_alone(a, Right::Packed(b.slivers()), bias, c, accumulate, before_tile);
+}

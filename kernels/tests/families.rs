@@ -208,14 +208,14 @@ fn layer_norm_equals_its_definition() {
         let (got_x, rest) = got[x.len()..].split_at(x.len());
         // rstd (d - a - hat b): rstd <= 10, |a|, |b| <= 1 and 20, each off by a few of hat's errors.
         assert_near("d_x", &want, got_x, 10.0 * (4.0 * 20.0 * hat));
-        let sum_of = |pick: fn(&(Vec<f64>, Vec<f64>, Vec<f64>)) -> &Vec<f64>, start: f64| {
-            (0..cols)
-                .map(|j| parts.iter().fold(start, |sum, p| sum + pick(p)[j]))
-                .collect::<Vec<_>>()
+        let column_sums = |rows: Vec<&Vec<f64>>, start: f64| -> Vec<f64> {
+            (0..cols).map(|j| rows.iter().fold(start, |sum, row| sum + row[j])).collect()
         };
+        let d_weight = column_sums(parts.iter().map(|p| &p.1).collect(), 0.5);
+        let d_bias = column_sums(parts.iter().map(|p| &p.2).collect(), 0.25);
         let (got_w, got_b) = rest.split_at(cols);
-        assert_near("d_weight", &sum_of(|p| &p.1, 0.5), got_w, rows as f64 * (hat + 100.0 * U));
-        assert_near("d_bias", &sum_of(|p| &p.2, 0.25), got_b, rows as f64 * 5.0 * U);
+        assert_near("d_weight", &d_weight, got_w, rows as f64 * (hat + 100.0 * U));
+        assert_near("d_bias", &d_bias, got_b, rows as f64 * 5.0 * U);
     }
 }
 

@@ -3,7 +3,7 @@
 use super::pack::{self, Source};
 use super::tile::{Kernels, Tile, even, kernels, slivers};
 use super::{LANE, Line, MatMut, MatRef};
-use crate::threads::parallel_for;
+use crate::threads::{parallel_for, threads};
 use std::cell::RefCell;
 
 /// Longest sum of one block: a strip of `B` (48 x 512 floats, 96 KiB) then streams from the
@@ -62,6 +62,10 @@ pub(super) fn product(a: MatRef, b: Right, bias: Option<&[f32]>, c: &mut MatMut,
     if m == 0 || n == 0 {
         return;
     }
+    if threads() == 1 {
+        // Cuts cost a packing of `A` each and a strip that is not fetched ahead.
+        return product_alone(a, b, bias, c, accumulate, &|| {});
+    }
     let code = kernels();
     let (row_cuts, col_cuts) = cuts(m, n, k);
     let c_data = Shared(c.data.as_mut_ptr());
@@ -77,10 +81,28 @@ pub(super) fn product(a: MatRef, b: Right, bias: Option<&[f32]>, c: &mut MatMut,
                 c: c_data.get(),
                 c_row,
                 accumulate,
+                before_tile: &|| {},
             };
             window.compute(code, a, b, bias);
         }
     });
+}
+
+/// [`product`] on the calling thread alone, with a call to `before_tile` before each tile.
+pub(super) fn product_alone(
+    a: MatRef,
+    b: Right,
+    bias: Option<&[f32]>,
+    c: &mut MatMut,
+    accumulate: bool,
+    before_tile: &dyn Fn(),
+) {
+    if c.rows == 0 || c.cols == 0 {
+        return;
+    }
+    let (rows, cols, c_row) = ((0, c.rows), (0, c.cols), c.row_stride);
+    let window = Window { rows, cols, c: c.data.as_mut_ptr(), c_row, accumulate, before_tile };
+    window.compute(kernels(), a, b, bias);
 }
 
 /// Packs all of `b` into slivers of `b.rows` rows at `data`, which has room for them.
@@ -123,12 +145,14 @@ fn cuts(m: usize, n: usize, k: usize) -> (usize, usize) {
 }
 
 /// The part of `C` that one task computes.
-struct Window {
+struct Window<'a> {
     rows: (usize, usize),
     cols: (usize, usize),
     c: *mut f32,
     c_row: usize,
     accumulate: bool,
+    /// Called before each tile.
+    before_tile: &'a dyn Fn(),
 }
 
 thread_local! {
@@ -145,7 +169,7 @@ fn reserve(buffer: &mut Vec<Line>, len: usize) -> *mut f32 {
     buffer.as_mut_ptr().cast()
 }
 
-impl Window {
+impl Window<'_> {
     fn compute(&self, code: &Kernels, a: MatRef, b: Right, bias: Option<&[f32]>) {
         let (m, n, k) = (self.rows.1 - self.rows.0, self.cols.1 - self.cols.0, a.cols);
         if let (1, Right::Plain(b), Some(row)) = (m, b, code.row)
@@ -284,6 +308,7 @@ impl Window {
                 } else {
                     0
                 };
+                (self.before_tile)();
                 // SAFETY: the tile lies inside of the window, which lies inside of C; its rows of A
                 // and columns of B are in bounds; `kernels` gave code that this CPU runs.
                 unsafe { (step.code.tile)(here, width, &tile) };
