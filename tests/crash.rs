@@ -40,10 +40,10 @@ fn tunes(folder: &Path) -> PathBuf {
     data
 }
 
-fn train(data: &Path, run: &Path, save_every: u32) -> Command {
+fn train(data: &Path, run: &Path, steps: u32, save_every: u32) -> Command {
     let mut command = Command::new(ETUDE);
     command.args(["train", "gru/basic", "--resume", "--threads", "1", "--quiet", "--data"]);
-    command.arg(data).arg("--out").arg(run).arg("--steps").arg(STEPS.to_string());
+    command.arg(data).arg("--out").arg(run).arg("--steps").arg(steps.to_string());
     for set in ["hidden=16", "batch=4", "window=32", "dropout=0.3", "log_every=1", "valid_every=10"]
     {
         command.args(["--set", set]);
@@ -72,7 +72,7 @@ fn killed_at_fifty_moments_the_run_always_opens_and_ends_with_the_same_bytes() {
     let data = tunes(&folder.0);
     let whole = folder.0.join("whole");
     let start = Instant::now();
-    let out = train(&data, &whole, 1).output().unwrap();
+    let out = train(&data, &whole, STEPS, 1).output().unwrap();
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     let whole_time = start.elapsed().as_secs_f64();
 
@@ -81,8 +81,8 @@ fn killed_at_fifty_moments_the_run_always_opens_and_ends_with_the_same_bytes() {
     let mut runs = 0;
     while kills < 50 || in_a_save < 20 {
         assert!(kills < 2000, "only {in_a_save} of {kills} kills fell into a save");
-        let mut child = train(&data, &run, 1).spawn().unwrap();
-        let wait = Duration::from_secs_f64(random(&mut seed) * whole_time * 0.3);
+        let mut child = train(&data, &run, STEPS, 1).spawn().unwrap();
+        let wait = Duration::from_secs_f64(random(&mut seed) * whole_time * 0.2);
         let until = Instant::now() + wait;
         // Every second kill waits for the moment when a file of a save is half-way there.
         let aims_at_a_save = kills % 2 == 1;
@@ -112,7 +112,7 @@ fn killed_at_fifty_moments_the_run_always_opens_and_ends_with_the_same_bytes() {
             }
         }
     }
-    let out = train(&data, &run, 1).output().unwrap();
+    let out = train(&data, &run, STEPS, 1).output().unwrap();
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     compare(&whole, &run);
     // What a kill leaves behind does not pile up.
@@ -143,10 +143,10 @@ fn one_ctrl_c_saves_and_exits_with_130() {
     let folder = folder("interrupt");
     let data = tunes(&folder.0);
     let run = folder.0.join("run");
-    let mut command = train(&data, &run, 1_000_000);
-    command.args(["--steps", "100000000"]);
-    let mut child = command.spawn().unwrap();
-    while !run.join("metrics.jsonl").exists() {
+    let mut child = train(&data, &run, 100_000_000, 1_000_000).spawn().unwrap();
+    // Until the first line: then steps were done that no save holds yet.
+    let logged = || std::fs::metadata(run.join("metrics.jsonl")).is_ok_and(|m| m.len() > 0);
+    while !logged() {
         assert!(child.try_wait().unwrap().is_none(), "ended by itself");
         std::thread::sleep(Duration::from_millis(5));
     }

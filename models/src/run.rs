@@ -181,15 +181,15 @@ impl RunDir {
             write(&new_name(&self.path.join(name)), bytes)?;
             entries.insert((*name).into(), entry(bytes));
         }
+        // Made here if there is none yet: whoever resumes must know that the save had no lines.
         let metrics = self.path.join(METRICS);
-        if metrics.exists() {
-            OpenOptions::new()
-                .append(true)
-                .open(&metrics)
-                .and_then(|f| f.sync_all())
-                .map_err(|e| fault(&metrics, e))?;
-            entries.insert(METRICS.into(), entry(&read(&metrics)?));
-        }
+        OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&metrics)
+            .and_then(|f| f.sync_all())
+            .map_err(|e| fault(&metrics, e))?;
+        entries.insert(METRICS.into(), entry(&read(&metrics)?));
         let body = json!({ "files": entries, "state": state });
         let text = format!("{body}\n");
         let text = format!("{text}{:08x}\n", crc32fast::hash(text.as_bytes()));
