@@ -123,7 +123,10 @@ fn the_number_of_threads_does_not_change_a_bit() {
 #[test]
 fn a_regular_tune_is_learned_below_both_baselines() {
     let folder = Folder::new("learn");
-    let config = settings("lstm/melody-form", &["steps=250", "lr=0.01", "dropout=0", "hidden=32", "warmup=0"]);
+    let config = settings(
+        "lstm/melody-form",
+        &["steps=250", "lr=0.01", "dropout=0", "hidden=32", "warmup=0"],
+    );
     let trainer = train(&config, &folder.0.join("run"));
     let (best, _) = trainer.best();
     let b = trainer.baselines();
