@@ -19,6 +19,8 @@ pub mod registry;
 pub mod run;
 pub mod sampling;
 #[cfg(feature = "train")]
+pub mod settings;
+#[cfg(feature = "train")]
 pub mod train;
 mod weights;
 

@@ -1,0 +1,177 @@
+//! How a model is trained: the configuration of a run, read strictly and checked against the memory
+//! that is free before anything is allocated.
+
+use crate::config::{self, Table};
+use crate::registry::ModelConfig;
+use crate::run::RunDir;
+use crate::{Error, Result};
+use serde_json::{Map, Value, json};
+
+/// How a model is trained: table `train`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TrainConfig {
+    /// Start of all random numbers.
+    pub seed: u64,
+    /// Steps in all.
+    pub steps: u64,
+    /// Windows of a step.
+    pub batch: usize,
+    /// Tokens of a window.
+    pub window: usize,
+    /// Highest learning rate.
+    pub lr: f64,
+    /// `constant`, `cosine` or `exponential`.
+    pub schedule: String,
+    /// Steps in which the learning rate rises from 0.
+    pub warmup: u64,
+    /// Largest norm of the whole gradient; 0: not clipped.
+    pub clip: f64,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// Semitones up and down by which training pieces are shifted as well.
+    pub transpose: usize,
+    /// Steps between two lines of `metrics.jsonl`.
+    pub log_every: u64,
+    /// Steps between two validations.
+    pub valid_every: u64,
+    /// Steps between two saves.
+    pub save_every: u64,
+    /// Validations without a new best after which training stops; 0: never.
+    pub patience: u64,
+}
+
+/// The keys of tables `train` and `data`, for `--set`.
+pub const TRAIN_KEYS: &[(&str, &str)] = &[
+    ("train", "seed"),
+    ("train", "steps"),
+    ("train", "batch"),
+    ("train", "window"),
+    ("train", "lr"),
+    ("train", "schedule"),
+    ("train", "warmup"),
+    ("train", "clip"),
+    ("train", "weight_decay"),
+    ("train", "transpose"),
+    ("train", "log_every"),
+    ("train", "valid_every"),
+    ("train", "save_every"),
+    ("train", "patience"),
+    ("data", "source"),
+];
+
+const SCHEDULES: [&str; 3] = ["constant", "cosine", "exponential"];
+
+/// A whole configuration: what `config.toml` of a run holds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RunConfig {
+    /// Table `model`.
+    pub model: ModelConfig,
+    /// Table `train`.
+    pub train: TrainConfig,
+    /// Table `data`: a built-in corpus, a folder or files.
+    pub source: String,
+}
+
+impl RunConfig {
+    /// Reads a configuration in its common form.
+    ///
+    /// # Errors
+    /// Names the key that cannot be used.
+    pub fn read(mut config: Map<String, Value>) -> Result<RunConfig> {
+        let model = ModelConfig::take(&mut config)?;
+        let mut t = Table::take(&mut config, "train")?;
+        let train = TrainConfig {
+            seed: t.count("seed", 1, 0..=usize::MAX)? as u64,
+            steps: t.count("steps", 2000, 0..=1_000_000_000)? as u64,
+            batch: t.count("batch", 64, 1..=65_536)?,
+            window: t.count("window", 256, 2..=65_536)?,
+            lr: t.number("lr", 1e-3, 0.0..=10.0)?,
+            schedule: t.choice("schedule", "cosine", &SCHEDULES)?,
+            warmup: t.count("warmup", 0, 0..=1_000_000_000)? as u64,
+            clip: t.number("clip", 5.0, 0.0..=1e9)?,
+            weight_decay: t.number("weight_decay", 0.0, 0.0..=1.0)?,
+            transpose: t.count("transpose", 0, 0..=11)?,
+            log_every: t.count("log_every", 10, 1..=1_000_000)? as u64,
+            valid_every: t.count("valid_every", 200, 1..=1_000_000_000)? as u64,
+            save_every: t.count("save_every", 200, 1..=1_000_000_000)? as u64,
+            patience: t.count("patience", 0, 0..=1_000_000)? as u64,
+        };
+        t.finish()?;
+        let mut d = Table::take(&mut config, "data")?;
+        let source = d.text("source", "folk")?;
+        d.finish()?;
+        config::finish(&config)?;
+        let config = RunConfig { model, train, source };
+        config.check_memory()?;
+        Ok(config)
+    }
+
+    /// Writes the configuration in its common form.
+    pub fn write(&self) -> Map<String, Value> {
+        let t = &self.train;
+        let train = json!({
+            "seed": t.seed, "steps": t.steps, "batch": t.batch, "window": t.window, "lr": t.lr,
+            "schedule": t.schedule, "warmup": t.warmup, "clip": t.clip,
+            "weight_decay": t.weight_decay, "transpose": t.transpose, "log_every": t.log_every,
+            "valid_every": t.valid_every, "save_every": t.save_every, "patience": t.patience,
+        });
+        let mut config = Map::new();
+        config.insert("model".into(), Value::Object(self.model.write()));
+        config.insert("train".into(), train);
+        config.insert("data".into(), json!({ "source": self.source }));
+        config
+    }
+
+    /// Bytes that training needs at most, weights, moments, gradient and activations.
+    ///
+    /// # Errors
+    /// If the encoding is unknown.
+    pub fn memory_bytes(&self) -> Result<u64> {
+        let (_, vocab) = self.model.widths()?;
+        let cells = (self.train.batch as u64).saturating_mul(self.train.window as u64);
+        let token = self.model.network.activations_per_token(vocab);
+        Ok(self
+            .model
+            .parameter_count()?
+            .saturating_mul(16)
+            .saturating_add(cells.saturating_mul(token).saturating_mul(4)))
+    }
+
+    /// Refuses a training that does not fit the memory that is free, before anything is allocated.
+    fn check_memory(&self) -> Result<()> {
+        let wanted = self.memory_bytes()?;
+        let free = free_memory().unwrap_or(1 << 40);
+        if wanted > free {
+            let why = format!(
+                "training needs about {} MB ({} weights, batch {} x window {}); {} MB are free",
+                wanted >> 20,
+                self.model.parameter_count()?,
+                self.train.batch,
+                self.train.window,
+                free >> 20
+            );
+            return Err(Error::Config { key: "train.batch".into(), why });
+        }
+        Ok(())
+    }
+}
+
+/// What the system says is free, in bytes.
+fn free_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find(|l| l.starts_with("MemAvailable:"))?;
+    Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? << 10)
+}
+
+/// The configuration that a run was last saved with.
+///
+/// # Errors
+/// If it is missing or cannot be read.
+pub fn saved_config(run: &RunDir) -> Result<RunConfig> {
+    let path = run.path().join("config.toml").display().to_string();
+    let fault = |why: String| Error::File { path: path.clone(), why };
+    let bytes = run.file("config.toml")?.ok_or_else(|| fault("missing from the save".into()))?;
+    let text = std::str::from_utf8(&bytes).map_err(|_| fault("not UTF-8".into()))?;
+    let map = config::from_toml(text).map_err(|e| fault(e.to_string()))?;
+    RunConfig::read(map).map_err(|e| fault(e.to_string()))
+}
