@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use etude_kernels::{isa, threads::Pool};
+use etude_models::Precision;
 
 use crate::bench;
 use crate::command;
@@ -137,6 +138,11 @@ fn parse_device(name: &str) -> std::result::Result<String, String> {
         }
         _ => Err("unknown device; use cpu".to_owned()),
     }
+}
+
+/// Reads the number format of stored weights.
+pub fn precision(text: &str) -> std::result::Result<Precision, String> {
+    Precision::from_name(text).ok_or_else(|| "f32 or bf16 is wanted".to_owned())
 }
 
 /// Runs the program: reads the arguments, does the work, reports an error.

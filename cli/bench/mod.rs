@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use etude_kernels::threads::Pool;
 use etude_kernels::{isa, peak, philox};
+use etude_models::Precision;
 use serde_json::json;
 
 pub use case::Case;
@@ -106,6 +107,10 @@ pub struct Args {
     #[arg(long)]
     packed: bool,
 
+    /// Store the weights of rnn_generate as f32 or bf16 [default: bf16 beyond 4 MiB of f32]
+    #[arg(long, value_name = "DTYPE", value_parser = crate::args::precision)]
+    precision: Option<Precision>,
+
     /// Do what a fresh process of this `startup` case does, and end
     #[arg(long, value_name = "CASE", hide = true)]
     first_event: Option<String>,
@@ -118,6 +123,8 @@ pub struct Options {
     pub threads: usize,
     /// Whether to time packed weights too.
     pub packed: bool,
+    /// How to store the weights of a generator; by their number if `None`.
+    pub precision: Option<Precision>,
 }
 
 /// One thing to time: how much work a run of it is.
@@ -299,7 +306,7 @@ pub fn run(args: &Args, console: &Console) -> Result<()> {
                 base_rss_mb,
                 peak_gflops,
             };
-            let options = Options { threads, packed: args.packed };
+            let options = Options { threads, packed: args.packed, precision: args.precision };
             let done = (workload.run)(case, &options, &mut sink);
             peak_gflops = sink.peak_gflops;
             ran += 1;

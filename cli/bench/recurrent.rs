@@ -3,11 +3,11 @@
 //! A training step is what `etude train` does: loss, gradient, clipping, Adam. Generation is what
 //! `etude generate` does: one event in, one out, sampling included.
 
-use etude_engine::{Optimizer, Rng};
-use etude_models::Model;
+use etude_engine::{Module, Optimizer, Rng};
 use etude_models::data::Batch;
 use etude_models::recurrent::{Cell, Recurrent, RecurrentConfig};
 use etude_models::sampling::{Sampler, Sampling};
+use etude_models::{Model, Precision};
 
 use super::case::Case;
 use super::{Job, Options, Sink};
@@ -96,11 +96,19 @@ pub fn train(case: &Case, _: &Options, sink: &mut Sink) -> Result<()> {
     fault.map_or(Ok(()), |e| Err(failed(e)))
 }
 
-/// Times the generation of tokens of one case.
-pub fn generate(case: &Case, _: &Options, sink: &mut Sink) -> Result<()> {
+/// Times the generation of tokens of one case: with f32 weights as `etude`, with bf16 as `etude-bf16`.
+pub fn generate(case: &Case, options: &Options, sink: &mut Sink) -> Result<()> {
     let shape = read(case, &GENERATE)?;
     let tokens = case.count_or("tokens", 64, 1 << 24)?;
-    let mut generator = build(&shape)?.generator().map_err(failed)?;
+    let model = build(&shape)?;
+    let weights = model.parameter_count();
+    let precision = options.precision.unwrap_or_else(|| Precision::for_weights(weights));
+    let (name, width) = match precision {
+        Precision::F32 => ("etude", 2.0),
+        Precision::Bf16 => ("etude-bf16", 1.0),
+    };
+    let mut generator = model.generator(precision).map_err(failed)?;
+    drop(model);
     let mut sampler = Sampler::new(Sampling::default(), shape.vocab);
     let mut rng = Rng::new(1);
     let items = tokens as f64;
@@ -108,12 +116,12 @@ pub fn generate(case: &Case, _: &Options, sink: &mut Sink) -> Result<()> {
         unit: "tokens",
         items,
         flops: Some(items * flops_per_token(&shape, inputs(&shape, shape.vocab))),
-        // A one-hot input reads one row of the first layer's input weight; 4 bytes a weight.
-        bytes: Some(items * 2.0 * flops_per_token(&shape, inputs(&shape, 1))),
+        // A one-hot input reads one row of the first layer's input weight; 4 or 2 bytes a weight.
+        bytes: Some(items * width * flops_per_token(&shape, inputs(&shape, 1))),
         bf16: false,
     };
     let mut fault = None;
-    sink.time("etude", job, &mut || {
+    sink.time(name, job, &mut || {
         generator.reset();
         let mut token = 0;
         for _ in 0..tokens {

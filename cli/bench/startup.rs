@@ -2,9 +2,10 @@
 
 use std::process::{Command, Stdio};
 
-use etude_models::Model;
+use etude_engine::Module;
 use etude_models::recurrent::{Cell, Recurrent, RecurrentConfig};
 use etude_models::sampling::{Sampler, Sampling};
+use etude_models::{Model, Precision};
 
 use super::case::Case;
 use super::{Job, Options, Sink};
@@ -98,7 +99,8 @@ pub fn first_event(case: &Case) -> Result<()> {
                 embedding: 0,
             };
             let model = Recurrent::new(config, vocab, vocab, 0).map_err(failed)?;
-            let mut generator = model.generator().map_err(failed)?;
+            let mut generator =
+                model.generator(Precision::for_weights(model.parameter_count())).map_err(failed)?;
             let logits = generator.step(&[0]).map_err(failed)?;
             Some(Sampler::new(Sampling::default(), vocab).draw(logits, 0.5, |_| true))
         }

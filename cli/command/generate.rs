@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use etude_models::Precision;
 use etude_models::generate::{Length, Request, Writer};
 use etude_models::sampling::Sampling;
 use etude_tokenizer::{Meter, Note, Score, find_key};
 use serde_json::{Value, json};
 
-use crate::args::{Machine, Seed};
+use crate::args::{Machine, Seed, precision};
 use crate::command::render::SoundArgs;
 use crate::console::{Console, show_path};
 use crate::error::{Error, Result};
@@ -72,6 +73,11 @@ pub struct Args {
     /// How often one note may be struck in a row; 0: no limit
     #[arg(long, value_name = "N", default_value_t = 6)]
     repeat_limit: usize,
+
+    /// How weights are stored while they are read for each token: f32, or bf16 (half the memory,
+    /// weights rounded to 8 bits of fraction; sums stay f32) [default: bf16 beyond 4 MiB of f32]
+    #[arg(long, value_name = "DTYPE", value_parser = precision)]
+    precision: Option<Precision>,
 
     /// Number of pieces; piece i has the seed SEED + i
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
@@ -152,8 +158,9 @@ fn write(args: &Args, name: &Path, console: &Console) -> Result<()> {
     request.sampling.check().map_err(|e| Error::input(e.to_string()))?;
     let trained = model::load(name)?;
     let weights = trained.model.parameter_count();
-    let mut writer =
-        Writer::new(&trained.config, &*trained.model).map_err(|e| model::from_models(e, name))?;
+    let precision = args.precision.unwrap_or_else(|| Precision::for_weights(weights));
+    let mut writer = Writer::with_precision(&trained.config, &*trained.model, precision)
+        .map_err(|e| model::from_models(e, name))?;
     let mut files = Vec::new();
     let (mut notes, mut seconds, mut tokens, mut writing) = (0, 0.0, 0, 0.0);
     for i in 0..args.count {

@@ -1,11 +1,15 @@
 //! Inference: one step after another, without a graph and without allocating.
 //!
-//! Weights are packed once. Every step reuses the same buffers and runs the kernels of training, so
-//! its numbers are those of training.
+//! Weights are packed once and every step reuses the same buffers. With f32 weights the numbers are
+//! those of training. A single row streams its weights ([`etude_kernels::stream`]), and may keep them
+//! as bf16: memory is what limits it. Several rows use the matrix products of training.
 
 use etude_kernels::embedding::{NO_ID, embedding_forward};
 use etude_kernels::gemm::{MatMut, MatRef, PackedB, gemm_packed_forward};
-use etude_kernels::recurrent::{Nonlinearity, Sizes, gru_forward, lstm_forward, rnn_forward};
+use etude_kernels::recurrent::{
+    Nonlinearity, gru_cell_forward, lstm_cell_forward, rnn_cell_forward,
+};
+use etude_kernels::stream::{Precision, StreamedB, stream_forward};
 
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
@@ -45,21 +49,62 @@ pub struct LayerWeights<'a> {
     pub b_hh: &'a Tensor,
 }
 
-/// How the input of a step reaches the first layer.
-enum FirstProduct {
-    /// `W_ih^T` `[inputs, gates * hidden]`, whose rows are gathered.
-    Table(Vec<f32>),
+/// A weight `[outputs, inputs]`, laid out for the number of rows that meet it.
+enum Weight {
+    /// For one row.
+    Streamed(StreamedB),
+    /// For several.
     Packed(PackedB),
 }
 
+impl Weight {
+    fn new(
+        w: &Tensor,
+        outputs: usize,
+        inputs: usize,
+        batch: usize,
+        precision: Precision,
+    ) -> Weight {
+        let values = w.values();
+        let w_t = MatRef::new(&values, outputs, inputs).t();
+        if batch == 1 {
+            Weight::Streamed(StreamedB::new(w_t, precision))
+        } else {
+            Weight::Packed(PackedB::new(w_t))
+        }
+    }
+
+    /// `y = x W^T + bias`, or `y += x W^T + bias`; `x` `[batch, inputs]`, `y` `[batch, outputs]`.
+    #[inline]
+    fn apply(&self, x: &[f32], bias: Option<&[f32]>, y: &mut [f32], accumulate: bool) {
+        match self {
+            Weight::Streamed(w) => stream_forward(x, w, bias, y, accumulate),
+            Weight::Packed(w) => {
+                let batch = y.len().checked_div(w.n()).unwrap_or(0);
+                let x = MatRef::new(x, batch, w.k());
+                gemm_packed_forward(x, w, bias, &mut MatMut::new(y, batch, w.n()), accumulate);
+            }
+        }
+    }
+}
+
+/// How the input of a step reaches a layer.
+enum Entrance {
+    /// `W_ih^T` `[inputs, gates * hidden]`, whose rows are gathered.
+    Table(Vec<f32>),
+    Dense(Weight),
+}
+
 struct Layer {
-    product: FirstProduct,
+    entrance: Entrance,
     inputs: usize,
     hidden: usize,
-    w_hh: PackedB,
+    w_hh: Weight,
     bias: Vec<f32>,
     b_hh: Vec<f32>,
     gates: Vec<f32>,
+    /// The recurrent part of a GRU, which its reset gate meets alone.
+    rec: Vec<f32>,
     h: Vec<f32>,
     h_next: Vec<f32>,
     c: Vec<f32>,
@@ -77,25 +122,46 @@ pub struct RecurrentStep {
 impl RecurrentStep {
     /// Packs layers whose first one reads ids ([`RecurrentStep::step_ids`]); states begin at 0.
     ///
+    /// `precision` is that of the weights of a batch of one row; with more rows, and in the table of
+    /// the first layer, of which a step reads a few rows, they stay f32.
+    ///
     /// # Errors
     /// If a shape does not fit or there is no layer.
-    pub fn for_ids(cell: Cell, layers: &[LayerWeights], batch: usize) -> Result<RecurrentStep> {
-        RecurrentStep::new(cell, layers, batch, true)
+    pub fn for_ids(
+        cell: Cell,
+        layers: &[LayerWeights],
+        batch: usize,
+        precision: Precision,
+    ) -> Result<RecurrentStep> {
+        RecurrentStep::new(cell, layers, batch, precision, true)
     }
 
     /// Packs layers whose first one reads vectors ([`RecurrentStep::step_dense`]); states begin at 0.
     ///
+    /// `precision` is that of the weights of a batch of one row; with more rows they stay f32.
+    ///
     /// # Errors
     /// If a shape does not fit or there is no layer.
-    pub fn for_dense(cell: Cell, layers: &[LayerWeights], batch: usize) -> Result<RecurrentStep> {
-        RecurrentStep::new(cell, layers, batch, false)
+    pub fn for_dense(
+        cell: Cell,
+        layers: &[LayerWeights],
+        batch: usize,
+        precision: Precision,
+    ) -> Result<RecurrentStep> {
+        RecurrentStep::new(cell, layers, batch, precision, false)
     }
 
-    fn new(cell: Cell, weights: &[LayerWeights], batch: usize, ids: bool) -> Result<RecurrentStep> {
+    fn new(
+        cell: Cell,
+        weights: &[LayerWeights],
+        batch: usize,
+        precision: Precision,
+        ids: bool,
+    ) -> Result<RecurrentStep> {
         let mut layers: Vec<Layer> = Vec::new();
         for w in weights {
             let below = layers.last().map(|layer| layer.hidden);
-            layers.push(Layer::new(cell, w, batch, below, ids && below.is_none())?);
+            layers.push(Layer::new(cell, w, batch, precision, below, ids && below.is_none())?);
         }
         if layers.is_empty() {
             return Err(Error::argument("recurrent step", "at least one layer is wanted"));
@@ -175,7 +241,7 @@ impl RecurrentStep {
     /// If there are not as many bags as rows, an id is too large, or the first layer reads vectors.
     pub fn step_ids(&mut self, ids: &[u32]) -> Result<&[f32]> {
         let first = &mut self.layers[0];
-        let FirstProduct::Table(table) = &first.product else {
+        let Entrance::Table(table) = &first.entrance else {
             return Err(Error::argument("step_ids", "the first layer reads vectors"));
         };
         if self.batch == 0 || ids.is_empty() || !ids.len().is_multiple_of(self.batch) {
@@ -199,7 +265,7 @@ impl RecurrentStep {
     /// If the length differs or the first layer reads ids.
     pub fn step_dense(&mut self, x: &[f32]) -> Result<&[f32]> {
         let first = &self.layers[0];
-        if matches!(first.product, FirstProduct::Table(_)) {
+        if matches!(first.entrance, Entrance::Table(_)) {
             return Err(Error::argument("step_dense", "the first layer reads ids"));
         }
         if x.len() != self.batch * first.inputs {
@@ -213,7 +279,7 @@ impl RecurrentStep {
         for at in 0..self.layers.len() {
             let (below, above) = self.layers.split_at_mut(at);
             let x = below.last().map_or(x, |layer| Some(&layer.h[..]));
-            above[0].step(self.cell, self.batch, x);
+            above[0].step(self.cell, x);
         }
         &self.layers[self.layers.len() - 1].h
     }
@@ -224,6 +290,7 @@ impl Layer {
         cell: Cell,
         w: &LayerWeights,
         batch: usize,
+        precision: Precision,
         below: Option<usize>,
         ids: bool,
     ) -> Result<Layer> {
@@ -239,14 +306,12 @@ impl Layer {
         if below.is_some_and(|below| below != inputs) {
             return Err(fault("a layer reads what the one below it gives"));
         }
-        let w_ih = w.w_ih.values();
-        let w_ih_t = MatRef::new(&w_ih, outputs, inputs).t();
-        let product = if ids {
-            FirstProduct::Table(w.w_ih.t()?.to_vec())
+        let entrance = if ids {
+            Entrance::Table(w.w_ih.t()?.to_vec())
         } else {
-            FirstProduct::Packed(PackedB::new(w_ih_t))
+            Entrance::Dense(Weight::new(w.w_ih, outputs, inputs, batch, precision))
         };
-        let w_hh = PackedB::new(MatRef::new(&w.w_hh.values(), outputs, hidden).t());
+        let w_hh = Weight::new(w.w_hh, outputs, hidden, batch, precision);
         let (mut bias, b_hh) = (w.b_ih.to_vec(), w.b_hh.to_vec());
         if cell != Cell::Gru {
             bias.iter_mut().zip(&b_hh).for_each(|(b, hh)| *b += hh);
@@ -254,15 +319,16 @@ impl Layer {
         let state = batch * hidden;
         let if_cell = |is: bool| vec![0.0; if is { state } else { 0 }];
         Ok(Layer {
-            product,
+            entrance,
             inputs,
             hidden,
             w_hh,
             bias,
             b_hh,
             gates: vec![0.0; batch * outputs],
+            rec: vec![0.0; if cell == Cell::Gru { batch * outputs } else { 0 }],
             h: vec![0.0; state],
-            h_next: vec![0.0; state],
+            h_next: vec![0.0; if matches!(cell, Cell::Rnn(_)) { 0 } else { state }],
             c: if_cell(cell == Cell::Lstm),
             c_next: if_cell(cell == Cell::Lstm),
             h_n: if_cell(cell == Cell::Gru),
@@ -270,36 +336,36 @@ impl Layer {
     }
 
     /// Advances by one step. Without `x` the input part lies in the gates already.
-    fn step(&mut self, cell: Cell, batch: usize, x: Option<&[f32]>) {
-        let outputs = self.bias.len();
-        if let (FirstProduct::Packed(w), Some(x)) = (&self.product, x) {
-            let x = MatRef::new(x, batch, self.inputs);
-            let mut gates = MatMut::new(&mut self.gates, batch, outputs);
-            gemm_packed_forward(x, w, Some(&self.bias), &mut gates, false);
+    fn step(&mut self, cell: Cell, x: Option<&[f32]>) {
+        let (hidden, gates) = (self.hidden, &mut self.gates[..]);
+        if let (Entrance::Dense(w), Some(x)) = (&self.entrance, x) {
+            w.apply(x, Some(&self.bias), gates, false);
         }
-        let s = Sizes { steps: 1, batch, hidden: self.hidden };
-        let (gates, w_hh) = (&mut self.gates[..], &self.w_hh);
         match cell {
             Cell::Lstm => {
-                lstm_forward(gates, w_hh, &self.h, &self.c, &mut self.h_next, &mut self.c_next, s);
+                self.w_hh.apply(&self.h, None, gates, true);
+                lstm_cell_forward(gates, &self.c, &mut self.c_next, &mut self.h_next, hidden);
                 std::mem::swap(&mut self.c, &mut self.c_next);
+                std::mem::swap(&mut self.h, &mut self.h_next);
             }
             Cell::Gru => {
+                self.w_hh.apply(&self.h, Some(&self.b_hh), &mut self.rec, false);
                 let (next, h_n) = (&mut self.h_next, &mut self.h_n);
-                gru_forward(gates, w_hh, &self.b_hh, &self.h, next, h_n, s);
+                gru_cell_forward(gates, &self.rec, &self.h, next, h_n, hidden);
+                std::mem::swap(&mut self.h, &mut self.h_next);
             }
             Cell::Rnn(f) => {
-                rnn_forward(gates, w_hh, &self.h, f, s);
-                self.h_next.copy_from_slice(gates);
+                self.w_hh.apply(&self.h, None, gates, true);
+                rnn_cell_forward(gates, f);
+                std::mem::swap(&mut self.h, &mut self.gates);
             }
         }
-        std::mem::swap(&mut self.h, &mut self.h_next);
     }
 }
 
 /// A linear layer that is applied to one batch after another.
 pub struct LinearStep {
-    w: PackedB,
+    w: Weight,
     bias: Vec<f32>,
     inputs: usize,
     y: Vec<f32>,
@@ -308,9 +374,16 @@ pub struct LinearStep {
 impl LinearStep {
     /// Packs a weight `[outputs, inputs]` and a bias `[outputs]` for batches of `batch` rows.
     ///
+    /// `precision` is that of the weight of a batch of one row; with more rows it stays f32.
+    ///
     /// # Errors
     /// If the shapes do not fit.
-    pub fn new(weight: &Tensor, bias: Option<&Tensor>, batch: usize) -> Result<LinearStep> {
+    pub fn new(
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        batch: usize,
+        precision: Precision,
+    ) -> Result<LinearStep> {
         let fault = |right: &[usize]| {
             let why = "weight [outputs, inputs] and bias [outputs]";
             Error::shape("linear step", weight.shape(), right, why)
@@ -321,7 +394,7 @@ impl LinearStep {
             Some(bias) => bias.to_vec(),
             None => vec![0.0; outputs],
         };
-        let w = PackedB::new(MatRef::new(&weight.values(), outputs, inputs).t());
+        let w = Weight::new(weight, outputs, inputs, batch, precision);
         Ok(LinearStep { w, bias, inputs, y: vec![0.0; batch * outputs] })
     }
 
@@ -339,9 +412,7 @@ impl LinearStep {
             let right = [batch, self.inputs];
             return Err(Error::shape("linear step", &[x.len()], &right, "the lengths differ"));
         }
-        let x = MatRef::new(x, batch, self.inputs);
-        let mut y = MatMut::new(&mut self.y, batch, outputs);
-        gemm_packed_forward(x, &self.w, Some(&self.bias), &mut y, false);
+        self.w.apply(x, Some(&self.bias), &mut self.y, false);
         Ok(&self.y)
     }
 }

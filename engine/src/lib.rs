@@ -36,6 +36,7 @@ pub use autograd::{Grads, Graph, Vjp, grad, no_grad, recompute, vector_jacobian}
 pub use device::Device;
 pub use error::{Error, Result};
 pub use etude_kernels::isa;
+pub use etude_kernels::stream::Precision;
 pub use etude_kernels::threads::{Pool, threads};
 pub use file::{Dtype, Entry, MAX_HEADER, WeightFile, named_parameters, write_weights};
 pub use infer::{Cell, LayerWeights, LinearStep, RecurrentStep};

@@ -1,8 +1,8 @@
 //! Step-by-step inference: the numbers of training, and not one allocation.
 
 use etude_engine::{
-    Cell, Ids, Input, LayerWeights, LinearStep, NO_ID, Nonlinearity, RecurrentStep, Result, Rng,
-    Tensor, gru_layer, init, lstm_layer, no_grad, rnn_layer,
+    Cell, Ids, Input, LayerWeights, LinearStep, NO_ID, Nonlinearity, Precision, RecurrentStep,
+    Result, Rng, Tensor, gru_layer, init, lstm_layer, no_grad, rnn_layer,
 };
 
 const CELLS: [Cell; 4] =
@@ -68,7 +68,7 @@ fn steps_equal_the_training_forward() -> Result<()> {
             let bags = Ids::bags(ids.clone(), 2)?;
             let x = Input::OneHot { ids: bags, steps, batch };
             let want = training(cell, x, &layers, batch)?.to_vec();
-            let mut step = RecurrentStep::for_ids(cell, &packed(&layers), batch)?;
+            let mut step = RecurrentStep::for_ids(cell, &packed(&layers), batch, Precision::F32)?;
             for (t, want) in want.chunks(batch * 12).enumerate() {
                 let got = step.step_ids(&ids[t * batch * 2..(t + 1) * batch * 2])?;
                 near(got, want, bound(23 + 17, steps));
@@ -76,7 +76,7 @@ fn steps_equal_the_training_forward() -> Result<()> {
 
             let x = init::normal(&mut rng, &[steps, batch, vocab], 0.0, 1.0)?;
             let want = training(cell, Input::Dense(x.clone()), &layers, batch)?.to_vec();
-            let mut step = RecurrentStep::for_dense(cell, &packed(&layers), batch)?;
+            let mut step = RecurrentStep::for_dense(cell, &packed(&layers), batch, Precision::F32)?;
             for (t, want) in want.chunks(batch * 12).enumerate() {
                 let got = step.step_dense(&x.select(0, t)?.to_vec())?;
                 near(got, want, bound(23 + 17, steps));
@@ -95,12 +95,14 @@ fn near(got: &[f32], want: &[f32], tolerance: f32) {
 
 #[test]
 fn a_step_allocates_nothing() -> Result<()> {
-    for cell in CELLS {
+    for (cell, precision) in
+        CELLS.into_iter().flat_map(|cell| [(cell, Precision::F32), (cell, Precision::Bf16)])
+    {
         let layers = weights(cell, 40, &[64, 48])?;
-        let mut step = RecurrentStep::for_ids(cell, &packed(&layers), 1)?;
-        let mut dense = RecurrentStep::for_dense(cell, &packed(&layers), 1)?;
+        let mut step = RecurrentStep::for_ids(cell, &packed(&layers), 1, precision)?;
+        let mut dense = RecurrentStep::for_dense(cell, &packed(&layers), 1, precision)?;
         let head = init::by_fan(&mut Rng::new(1), &[40, 48], 48)?;
-        let mut head = LinearStep::new(&head, None, 1)?;
+        let mut head = LinearStep::new(&head, None, 1, precision)?;
         let x = [0.5; 40];
         let mut run = |steps: u32| -> Result<f32> {
             let mut sum = 0.0;
@@ -121,11 +123,44 @@ fn a_step_allocates_nothing() -> Result<()> {
 }
 
 #[test]
+fn bf16_weights_give_the_steps_of_f32_weights_that_were_rounded() -> Result<()> {
+    for cell in CELLS {
+        let layers = weights(cell, 24, &[33, 18])?;
+        let mut rounded = Vec::new();
+        for [w_ih, w_hh, b_ih, b_hh] in &layers {
+            rounded.push([to_bf16(w_ih)?, to_bf16(w_hh)?, b_ih.clone(), b_hh.clone()]);
+        }
+        let mut narrow = RecurrentStep::for_dense(cell, &packed(&layers), 1, Precision::Bf16)?;
+        let mut exact = RecurrentStep::for_dense(cell, &packed(&rounded), 1, Precision::F32)?;
+        let head = init::by_fan(&mut Rng::new(1), &[40, 18], 18)?;
+        let mut narrow_head = LinearStep::new(&head, None, 1, Precision::Bf16)?;
+        let mut exact_head = LinearStep::new(&to_bf16(&head)?, None, 1, Precision::F32)?;
+        let mut rng = Rng::new(9);
+        for _ in 0..7 {
+            let x = init::normal(&mut rng, &[24], 0.0, 1.0)?.to_vec();
+            let (narrow, exact) = (narrow.step_dense(&x)?, exact.step_dense(&x)?);
+            assert_eq!(narrow, exact, "{cell:?}");
+            assert_eq!(narrow_head.apply(narrow)?, exact_head.apply(exact)?, "{cell:?}");
+        }
+    }
+    Ok(())
+}
+
+/// The bf16 number next to each weight, ties to the even one.
+fn to_bf16(w: &Tensor) -> Result<Tensor> {
+    let nearest = |x: &f32| {
+        let bits = x.to_bits();
+        f32::from_bits((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff_0000)
+    };
+    Tensor::new(w.to_vec().iter().map(nearest).collect::<Vec<f32>>(), w.shape())
+}
+
+#[test]
 fn states_can_be_reset_read_and_branched() -> Result<()> {
     let layers = weights(Cell::Lstm, 5, &[4])?;
-    let mut a = RecurrentStep::for_ids(Cell::Lstm, &packed(&layers), 1)?;
+    let mut a = RecurrentStep::for_ids(Cell::Lstm, &packed(&layers), 1, Precision::F32)?;
     let first = a.step_ids(&[1])?.to_vec();
-    let mut b = RecurrentStep::for_ids(Cell::Lstm, &packed(&layers), 1)?;
+    let mut b = RecurrentStep::for_ids(Cell::Lstm, &packed(&layers), 1, Precision::F32)?;
     b.copy_state(&a)?;
     let second = a.step_ids(&[2])?.to_vec();
     assert_eq!(b.step_ids(&[2])?, second);
@@ -140,15 +175,15 @@ fn states_can_be_reset_read_and_branched() -> Result<()> {
 #[test]
 fn what_does_not_fit_is_refused() -> Result<()> {
     let layers = weights(Cell::Gru, 5, &[4])?;
-    let mut step = RecurrentStep::for_ids(Cell::Gru, &packed(&layers), 2)?;
+    let mut step = RecurrentStep::for_ids(Cell::Gru, &packed(&layers), 2, Precision::F32)?;
     for ids in [&[0, 1, 2][..], &[], &[0, 5]] {
         assert!(step.step_ids(ids).is_err());
     }
     assert!(step.step_dense(&[0.0; 10]).is_err());
     assert!(step.set_state(0, &[0.0; 8], &[0.0; 8]).is_err());
     assert!(step.set_state(1, &[0.0; 8], &[]).is_err());
-    assert!(RecurrentStep::for_ids(Cell::Gru, &[], 1).is_err());
-    assert!(RecurrentStep::for_dense(Cell::Lstm, &packed(&layers), 1).is_err());
-    assert!(LinearStep::new(&layers[0][2], None, 1).is_err());
+    assert!(RecurrentStep::for_ids(Cell::Gru, &[], 1, Precision::F32).is_err());
+    assert!(RecurrentStep::for_dense(Cell::Lstm, &packed(&layers), 1, Precision::F32).is_err());
+    assert!(LinearStep::new(&layers[0][2], None, 1, Precision::F32).is_err());
     Ok(())
 }

@@ -112,6 +112,23 @@ pub fn lstm_forward(
     });
 }
 
+/// Activates the gates of one LSTM step and advances its states: `c = f * c_prev + i * g`,
+/// `h = o * tanh(c)`.
+///
+/// # Shapes
+/// `gates` `[batch, 4 * hidden]`: on entry the finished sums, on return the activated i, f, g, o.
+/// `c_prev`, `c`, `h` `[batch, hidden]`, the last two written.
+pub fn lstm_cell_forward(
+    gates: &mut [f32],
+    c_prev: &[f32],
+    c: &mut [f32],
+    h: &mut [f32],
+    hidden: usize,
+) {
+    assert!(gates.len() == 4 * c.len() && c_prev.len() == c.len() && h.len() == c.len());
+    dispatch(LstmCell { gates, c_prev, c, h, hidden });
+}
+
 /// Runs an LSTM backwards through time.
 ///
 /// # Shapes
@@ -204,6 +221,25 @@ pub fn gru_forward(
     });
 }
 
+/// Activates the gates of one GRU step and advances its state.
+///
+/// # Shapes
+/// `gates` `[batch, 3 * hidden]`: on entry the input part, on return the activated r, z, n. `rec`
+/// `[batch, 3 * hidden]`: the recurrent part with its bias. `h_prev`, `h`, `h_n` `[batch, hidden]`,
+/// the last two written (`h_n` is the recurrent part of n).
+pub fn gru_cell_forward(
+    gates: &mut [f32],
+    rec: &[f32],
+    h_prev: &[f32],
+    h: &mut [f32],
+    h_n: &mut [f32],
+    hidden: usize,
+) {
+    assert!(gates.len() == 3 * h.len() && rec.len() == gates.len());
+    assert!(h_prev.len() == h.len() && h_n.len() == h.len());
+    dispatch(GruCell { gates, rec, h_prev, h, h_n, hidden });
+}
+
 /// Runs a GRU backwards through time.
 ///
 /// # Shapes
@@ -284,6 +320,11 @@ pub fn rnn_forward(h: &mut [f32], w_hh: &PackedB, h0: &[f32], f: Nonlinearity, s
             h_prev = h;
         }
     });
+}
+
+/// Puts the finished sums of one Elman step through the nonlinearity, in place.
+pub fn rnn_cell_forward(h: &mut [f32], f: Nonlinearity) {
+    dispatch(RnnCell { h, f });
 }
 
 /// Runs an Elman network backwards through time.

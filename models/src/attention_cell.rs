@@ -17,7 +17,7 @@
 use crate::layers::Linear;
 use crate::{Part, Result};
 use etude_engine::{Input, Module, Param, Rng, Tensor, init, lstm_layer};
-use etude_engine::{LinearStep, RecurrentStep};
+use etude_engine::{LinearStep, Precision, RecurrentStep};
 
 /// The weights of the attention around an LSTM layer.
 pub struct AttentionCell {
@@ -120,19 +120,25 @@ impl AttentionCell {
     ///
     /// # Errors
     /// If the weights do not fit together.
-    pub fn stepper(&self, embedding: Option<&Param>, lstm: RecurrentStep) -> Result<AttentionStep> {
+    pub fn stepper(
+        &self,
+        embedding: Option<&Param>,
+        lstm: RecurrentStep,
+        precision: Precision,
+    ) -> Result<AttentionStep> {
         // As a row of numbers for each input row, whether through a learned vector or not.
         let w_x = match embedding {
             None => self.w_x.value.t()?,
             Some(table) => table.value.matmul(&self.w_x.value.t()?)?,
         };
         let (rows, hidden) = (self.w_x.value.shape()[0], self.v.value.len());
-        let linear = |l: &Linear| LinearStep::new(&l.weight.value, Some(&l.bias.value), 1);
+        let linear =
+            |l: &Linear| LinearStep::new(&l.weight.value, Some(&l.bias.value), 1, precision);
         Ok(AttentionStep {
             lstm,
             w_x: w_x.to_vec(),
             w_a: linear(&self.w_a)?,
-            w_k: LinearStep::new(&self.w_k.value, None, 1)?,
+            w_k: LinearStep::new(&self.w_k.value, None, 1, precision)?,
             w_q: linear(&self.w_q)?,
             v: self.v.value.to_vec(),
             w_o: linear(&self.w_o)?,

@@ -4,13 +4,13 @@
 //! repeat: rows of the step -> logits -> drawn token -> rows of the next step
 //! ```
 //!
-//! One step reads every weight once and allocates nothing. Which numbers are drawn depends on the
+//! One step reads every weight once (large networks keep them as bf16) and allocates nothing. Which numbers are drawn depends on the
 //! seed alone, so the same seed writes the same piece.
 
 use crate::data::meter_of;
 use crate::registry::ModelConfig;
 use crate::sampling::{Sampler, Sampling};
-use crate::{Error, Generator, Model, Result};
+use crate::{Error, Generator, Model, Precision, Result};
 use etude_engine::Rng;
 use etude_tokenizer::step_input::{StepInput, steps_per_bar};
 use etude_tokenizer::{Encoding, Melody, Meter, Score, Tempo, TokenTime};
@@ -69,18 +69,32 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Prepares a model.
+    /// Prepares a model, its weights in the precision that suits their number
+    /// ([`Precision::for_weights`]).
     ///
     /// # Errors
     /// If the encoding is unknown or the weights do not fit together.
     pub fn new(config: &ModelConfig, model: &dyn Model) -> Result<Writer> {
+        let precision = Precision::for_weights(model.parameter_count());
+        Writer::with_precision(config, model, precision)
+    }
+
+    /// Prepares a model, its weights in this precision.
+    ///
+    /// # Errors
+    /// If the encoding is unknown or the weights do not fit together.
+    pub fn with_precision(
+        config: &ModelConfig,
+        model: &dyn Model,
+        precision: Precision,
+    ) -> Result<Writer> {
         let encoding = config.encoding()?;
         let tokens = 0..encoding.vocab_size() as u32;
         let times = tokens.clone().map(|t| encoding.token_time(t)).collect();
         let onsets = tokens.map(|t| encoding.is_onset(t)).collect();
         Ok(Writer {
             config: config.clone(),
-            generator: model.generator()?,
+            generator: model.generator(precision)?,
             encoding,
             times,
             onsets,

@@ -30,6 +30,8 @@ pub use weights::{Loaded, load_weights, read_model, save_weights};
 use data::Batch;
 use etude_engine::{Module, Rng, Tensor};
 
+pub use etude_engine::Precision;
+
 /// A result of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -61,9 +63,12 @@ pub trait Model: Module + Send + Sync {
     /// A form of the model that writes one token after the other: weights packed, nothing allocated
     /// while it runs.
     ///
+    /// `precision` is that of the packed weights; states and sums are f32 in either.
+    /// [`Precision::for_weights`] names the one that suits the network's size.
+    ///
     /// # Errors
     /// If the weights do not fit together.
-    fn generator(&self) -> Result<Box<dyn Generator>>;
+    fn generator(&self, precision: Precision) -> Result<Box<dyn Generator>>;
 
     /// What each part of the network costs.
     fn parts(&self) -> Vec<Part>;

@@ -37,7 +37,7 @@ use crate::layers::Linear;
 use crate::registry::{Entry, Preset};
 use crate::{Generator, Model, Part, Result, Scored};
 use etude_engine::{Ids, Input, Module, Nonlinearity, Param, Rng, Tensor};
-use etude_engine::{LayerWeights, LinearStep, RecurrentStep};
+use etude_engine::{LayerWeights, LinearStep, Precision, RecurrentStep};
 use etude_engine::{gru_layer, init, lstm_layer, no_grad, rnn_layer};
 use serde_json::{Map, Value};
 
@@ -402,7 +402,7 @@ impl Model for Recurrent {
         })
     }
 
-    fn generator(&self) -> Result<Box<dyn Generator>> {
+    fn generator(&self, precision: Precision) -> Result<Box<dyn Generator>> {
         let mut all = self.layers.iter().map(Layer::weights).collect::<Result<Vec<_>>>()?;
         if let (Some(table), None) = (&self.embedding, &self.attention) {
             // W_ih (E x) = (W_ih E) x: with the product made once, a step reads ids again.
@@ -417,14 +417,16 @@ impl Model for Recurrent {
             Cell::Gru => etude_engine::Cell::Gru,
             Cell::Lstm => etude_engine::Cell::Lstm,
         };
-        let out = LinearStep::new(&self.out.weight.value, Some(&self.out.bias.value), 1)?;
+        let out =
+            LinearStep::new(&self.out.weight.value, Some(&self.out.bias.value), 1, precision)?;
         let (attention, layers) = match &self.attention {
-            None => (None, Some(RecurrentStep::for_ids(cell, &packed, 1)?)),
+            None => (None, Some(RecurrentStep::for_ids(cell, &packed, 1, precision)?)),
             Some(attention) => {
                 let (first, rest) = packed.split_at(1);
-                let step = attention
-                    .stepper(self.embedding.as_ref(), RecurrentStep::for_dense(cell, first, 1)?)?;
-                let rest = (!rest.is_empty()).then(|| RecurrentStep::for_dense(cell, rest, 1));
+                let lstm = RecurrentStep::for_dense(cell, first, 1, precision)?;
+                let step = attention.stepper(self.embedding.as_ref(), lstm, precision)?;
+                let rest =
+                    (!rest.is_empty()).then(|| RecurrentStep::for_dense(cell, rest, 1, precision));
                 (Some(step), rest.transpose()?)
             }
         };

@@ -5,7 +5,7 @@ use etude_models::data::{Batch, Conditions, Piece};
 use etude_models::recurrent::{Cell, Recurrent, RecurrentConfig};
 use etude_models::registry::{MODELS, ModelConfig, preset_config};
 use etude_models::sampling::{Sampler, Sampling};
-use etude_models::{Model, generate, load_weights, read_model, save_weights};
+use etude_models::{Model, Precision, generate, load_weights, read_model, save_weights};
 use etude_tokenizer::Meter;
 
 const FOUR: Meter = Meter { tick: 0, numerator: 4, denominator: 4 };
@@ -72,7 +72,7 @@ fn the_generator_says_what_the_whole_sequence_says() {
         let piece = piece(40, vocab as u32, conditions, 9);
         let batch = Batch::new(&[(&piece, 0)], 40);
         let scored = model.score(&batch).unwrap();
-        let mut generator = model.generator().unwrap();
+        let mut generator = model.generator(Precision::F32).unwrap();
         for round in 0..2 {
             generator.reset();
             let mut rows = vec![0; piece.input.active()];
@@ -194,7 +194,7 @@ fn a_token_is_written_without_one_allocation() {
         let rows = conditions.input(vocab, FOUR, 400).rows();
         let sizes = RecurrentConfig { attention, ..RecurrentConfig::plain(Cell::Lstm, 40, 2) };
         let model = Recurrent::new(sizes, rows, vocab, 5).unwrap();
-        let mut generator = model.generator().unwrap();
+        let mut generator = model.generator(Precision::F32).unwrap();
         let controls = Sampling { top_k: 9, top_p: 0.9, repeat_limit: 3, ..Sampling::default() };
         let mut sampler = Sampler::new(controls, vocab);
         let mut rng = Rng::new(2);
