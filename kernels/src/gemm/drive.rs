@@ -20,7 +20,7 @@ const NARROW: usize = 96;
 /// From this many columns on, packing contiguous rows of `A` pays where the tier asks for it.
 const PACK_A_COLS: usize = 128;
 /// From this many rows on, a `B` with contiguous rows is worth packing.
-const PACK_B_ROWS: usize = 96;
+const PACK_B_ROWS: usize = 40;
 /// Below this many rows a `B` with contiguous columns is packed in pieces that stay in the
 /// first-level cache.
 const FEW_ROWS: usize = 48;
@@ -29,8 +29,8 @@ const FEW_ROWS_PACK: usize = 9216;
 /// Multiply-adds that are worth a task of their own, counting a row as at least 8: fewer rows wait
 /// for memory instead.
 const TASK: usize = 2 << 20;
-/// Most tasks of one product.
-const TASKS: usize = 64;
+/// Most tasks of one product for each thread: some, so that a late thread does not hold up all.
+const TASKS_PER_THREAD: usize = 4;
 
 /// The right operand.
 #[derive(Clone, Copy)]
@@ -67,7 +67,7 @@ pub(super) fn product(a: MatRef, b: Right, bias: Option<&[f32]>, c: &mut MatMut,
         return product_alone(a, b, bias, c, accumulate, &|| {});
     }
     let code = kernels();
-    let (row_cuts, col_cuts) = cuts(m, n, k);
+    let (row_cuts, col_cuts) = cuts(m, n, k, threads());
     let c_data = Shared(c.data.as_mut_ptr());
     let c_row = c.row_stride;
     parallel_for(row_cuts * col_cuts, 1, |tasks| {
@@ -126,14 +126,19 @@ pub(super) fn pack_whole(b: MatRef, data: Shared) {
     });
 }
 
-/// Into how many pieces the rows and the columns are cut: a matter of the sizes alone.
-fn cuts(m: usize, n: usize, k: usize) -> (usize, usize) {
+/// Into how many pieces the rows and the columns are cut for so many threads.
+///
+/// The number of threads may have a say here, unlike elsewhere: a sum does not depend on the window
+/// it lies in. Each window packs its own rows and columns, so there are few, and they are wide.
+fn cuts(m: usize, n: usize, k: usize, threads: usize) -> (usize, usize) {
     let work = m.max(8).saturating_mul(n).saturating_mul(k);
-    let tasks = (work / TASK).clamp(1, TASKS);
+    let tasks = (work / TASK).min(TASKS_PER_THREAD * threads);
     let (mut rows, mut cols) = (1, 1);
-    while rows * cols * 2 <= tasks {
+    while threads > 1 && rows * cols * 2 <= tasks {
         let (height, width) = (m / rows, n / cols);
-        if width >= 192 && (width >= height || height < 128) {
+        if height >= 512 && height >= width {
+            rows *= 2;
+        } else if width >= 192 {
             cols *= 2;
         } else if height >= 64 {
             rows *= 2;
