@@ -9,8 +9,8 @@ use std::cell::RefCell;
 /// Longest sum of one block: a strip of `B` (48 x 512 floats, 96 KiB) then streams from the
 /// second-level cache, and `C` is seldom read again.
 const KC: usize = 512;
-/// Columns of `B` packed at a time: `KC * NC` floats are 0.75 MiB, a part of that cache.
-const NC: usize = 384;
+/// Columns of `B` packed at a time: `KC * NC` floats are 1.5 MiB, most of that cache.
+const NC: usize = 768;
 /// Rows of `A` packed at a time (256 KiB).
 const MC: usize = 128;
 /// Floats of `A` up to which all of it is packed once (512 KiB), and columns of `B` packed at a time
