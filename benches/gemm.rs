@@ -8,6 +8,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput};
+use etude::bench::aligned::Aligned;
 use etude_kernels::gemm::{MatMut, MatRef, PackedB, gemm_forward, gemm_packed_forward};
 use etude_kernels::isa::{self, Isa};
 use etude_kernels::{peak, philox};
@@ -45,8 +46,8 @@ const CASES: &[(&str, [usize; 3], bool, Right)] = &[
     ("gemm-square", [1024, 1024, 1024], ROWS, Right::Plain),
 ];
 
-fn random(stream: u32, len: usize) -> Vec<f32> {
-    let mut numbers = vec![0.0; len];
+fn random(stream: u32, len: usize) -> Aligned<f32> {
+    let mut numbers = Aligned::filled(0.0, len);
     philox::uniform(&mut numbers, 0, stream, 0);
     numbers.iter_mut().for_each(|x| *x -= 0.5);
     numbers
@@ -61,7 +62,7 @@ fn products(c: &mut Criterion) {
             Right::Plain => MatRef::new(&b, k, n),
         };
         let packed = PackedB::new(weight);
-        let mut out = vec![0.0; m * n];
+        let mut out = Aligned::filled(0.0, m * n);
         let mut group = c.benchmark_group(name);
         group.throughput(Throughput::Elements(2 * (m * n * k) as u64));
         for tier in Isa::available() {

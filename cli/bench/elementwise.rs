@@ -6,6 +6,7 @@ use etude_kernels::norm::layer_norm_forward;
 use etude_kernels::optim::{AdamStep, adam};
 use etude_kernels::softmax::{cross_entropy_forward, softmax_forward};
 
+use super::aligned::Aligned;
 use super::case::Case;
 use super::{Job, Options, Sink, random};
 use crate::error::Result;
@@ -78,7 +79,7 @@ pub fn run(case: &Case, _: &Options, sink: &mut Sink) -> Result<()> {
     let ids = |below: usize| -> Vec<u32> {
         ids(below).into_iter().map(|id| id.min(below as u32 - 1)).collect()
     };
-    let mut y = vec![0.0; n];
+    let mut y = Aligned::filled(0.0, n);
     match op {
         "copy" => sink.time("etude", job, &mut || y.copy_from_slice(&x)),
         "softmax" => sink.time("etude", job, &mut || softmax_forward(&x, &mut y, cols)),
@@ -112,7 +113,8 @@ pub fn run(case: &Case, _: &Options, sink: &mut Sink) -> Result<()> {
             })
         }
         _ => {
-            let (mut param, mut m, mut v) = (random(4, n), vec![0.0; n], vec![0.0; n]);
+            let (mut param, mut m, mut v) =
+                (random(4, n), Aligned::filled(0.0, n), Aligned::filled(0.0, n));
             let mut step = 0;
             sink.time("etude", job, &mut || {
                 step += 1;

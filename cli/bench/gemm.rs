@@ -3,6 +3,7 @@
 use etude_kernels::gemm::{MatMut, MatRef, PackedB, gemm_forward, gemm_packed_forward};
 use etude_kernels::gemm_bf16::{gemm_bf16_forward, to_bf16};
 
+use super::aligned::Aligned;
 use super::case::Case;
 use super::{Job, Options, Sink, random};
 use crate::error::Result;
@@ -51,15 +52,15 @@ pub fn run(case: &Case, options: &Options, sink: &mut Sink) -> Result<()> {
         bf16,
     };
     if bf16 {
-        let (a, b) = (to_bf16(&a), to_bf16(&b));
-        let mut c = to_bf16(&vec![0.0; m * n]);
+        let (a, b) = (Aligned::copy(&to_bf16(&a)), Aligned::copy(&to_bf16(&b)));
+        let mut c = Aligned::copy(&to_bf16(&vec![0.0; m * n]));
         return sink.time("etude", job, &mut || {
             for _ in 0..loops {
                 gemm_bf16_forward(&a, &b, &mut c, m, k, n, trans_b);
             }
         });
     }
-    let mut c = vec![0.0; m * n];
+    let mut c = Aligned::filled(0.0, m * n);
     let right = if trans_b { MatRef::new(&b, n, k).t() } else { MatRef::new(&b, k, n) };
     sink.time("etude", job, &mut || {
         for _ in 0..loops {

@@ -3,6 +3,7 @@
 //! Workloads, cases, measuring rules and JSON keys are those of the PyTorch yardstick, so that two
 //! programs' lines can be divided. A workload is a file here and a line in [`WORKLOADS`].
 
+pub mod aligned;
 mod case;
 mod elementwise;
 mod gemm;
@@ -18,6 +19,7 @@ use etude_kernels::{isa, peak, philox};
 use etude_models::Precision;
 use serde_json::json;
 
+use aligned::Aligned;
 pub use case::Case;
 pub use measure::{Effort, Times, measure, quantile};
 
@@ -255,8 +257,8 @@ fn duration(seconds: f64) -> String {
 }
 
 /// Numbers in `[-1, 1)`, the same in every run.
-fn random(stream: u32, len: usize) -> Vec<f32> {
-    let mut numbers = vec![0.0; len];
+fn random(stream: u32, len: usize) -> Aligned<f32> {
+    let mut numbers = Aligned::filled(0.0, len);
     philox::uniform(&mut numbers, 0, stream, 0);
     numbers.iter_mut().for_each(|x| *x = 2.0 * *x - 1.0);
     numbers
