@@ -43,7 +43,8 @@ pub use infer::{Cell, LayerWeights, LinearStep, RecurrentStep};
 pub use layout::{Layout, MAX_RANK};
 pub use op::index::{Ids, NO_ID};
 pub use op::recurrent::{
-    Input, Nonlinearity, gru_layer, gru_plain, lstm_layer, lstm_plain, rnn_layer, rnn_plain,
+    Input, Nonlinearity, Stacked, gru_layer, gru_plain, lstm_layer, lstm_plain, recurrent_stack,
+    rnn_layer, rnn_plain,
 };
 pub use optim::{Optimizer, Rule};
 pub use param::{Module, Param};

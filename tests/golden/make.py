@@ -121,6 +121,33 @@ def model(name, kind, **options):
         put(f"{name}.final.{n}", p)
 
 
+def stack(name, kind):
+    """Two layers in both directions over rows of different lengths, with initial states.
+
+    `w.*` the weights, `d.*` the gradients of `sum(y * weights) + sum(h * weights)`, padding zero.
+    """
+    layers = kind(INPUTS, HIDDEN, num_layers=2, bidirectional=True)
+    x = torch.randn(STEPS, BATCH, INPUTS, requires_grad=True)
+    states = [torch.randn(4, BATCH, HIDDEN, requires_grad=True) for _ in range(2 if kind is torch.nn.LSTM else 1)]
+    lengths = torch.tensor([7, 3, 5, 1, 7])
+    packed = torch.nn.utils.rnn.pack_padded_sequence(x, lengths, enforce_sorted=False)
+    y, last = layers(packed, tuple(states) if len(states) == 2 else states[0])
+    y, _ = torch.nn.utils.rnn.pad_packed_sequence(y, total_length=STEPS)
+    last = last if isinstance(last, tuple) else (last,)
+    weights = lambda t: ((torch.arange(t.numel()) * 37 % 16 - 7.5) / 8).reshape(t.shape)
+    (sum((t * weights(t)).sum() for t in (y, *last))).backward()
+    put(f"{name}.x", x)
+    put(f"{name}.y", y)
+    put(f"{name}.d.x", x.grad)
+    for n, state, end in zip("hc", states, last):
+        put(f"{name}.{n}0", state)
+        put(f"{name}.{n}", end)
+        put(f"{name}.d.{n}0", state.grad)
+    for n, p in layers.named_parameters():
+        put(f"{name}.w.{n}", p)
+        put(f"{name}.d.{n}", p.grad)
+
+
 def optimizers():
     """10 steps on sum((p - 1)^2 * scale); `optim.<name>` is where p ends."""
     start = torch.randn(23)
@@ -162,4 +189,7 @@ model("gru", torch.nn.GRU)
 model("rnn", torch.nn.RNN)
 model("rnn_relu", torch.nn.RNN, nonlinearity="relu")
 optimizers()
+stack("lstm_stack", torch.nn.LSTM)
+stack("gru_stack", torch.nn.GRU)
+stack("rnn_stack", torch.nn.RNN)
 write(os.path.join(os.path.dirname(os.path.abspath(__file__)), "golden.safetensors"))

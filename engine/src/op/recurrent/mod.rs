@@ -8,11 +8,13 @@
 mod gru;
 mod lstm;
 mod rnn;
+mod stack;
 
 pub use etude_kernels::recurrent::Nonlinearity;
 pub use gru::{gru_layer, gru_plain};
 pub use lstm::{lstm_layer, lstm_plain};
 pub use rnn::{rnn_layer, rnn_plain};
+pub use stack::{Stacked, recurrent_stack};
 
 use etude_kernels::elementwise::{axpy, sum_cols};
 use etude_kernels::embedding::{embedding_backward, embedding_forward};
