@@ -67,9 +67,8 @@ pub fn run(case: &Case, _: &Options, sink: &mut Sink) -> Result<()> {
     let job = Job {
         unit: "elements",
         items: n as f64,
-        flops: None,
         bytes: Some(bytes_each * n as f64),
-        bf16: false,
+        ..Job::default()
     };
     let x = random(1, n);
     let ids = |below: usize| -> Vec<u32> {

@@ -5,7 +5,7 @@ use etude_kernels::gemm_bf16::{gemm_bf16_forward, to_bf16};
 
 use super::aligned::Aligned;
 use super::case::Case;
-use super::{Job, Options, Sink, random};
+use super::{Job, Numbers, Options, Sink, random};
 use crate::error::Result;
 
 struct Shape {
@@ -44,12 +44,15 @@ pub fn run(case: &Case, options: &Options, sink: &mut Sink) -> Result<()> {
     // Small products are repeated inside of a timed run, as the yardstick does.
     let flops_once = 2.0 * m as f64 * k as f64 * n as f64;
     let loops = ((2e7 / flops_once) as usize).max(1);
+    // Each operand read once, the product written once.
+    let bytes_once = (m * k + k * n + m * n) as f64 * if bf16 { 2.0 } else { 4.0 };
     let job = Job {
         unit: "calls",
         items: loops as f64,
         flops: Some(flops_once * loops as f64),
-        bytes: None,
-        bf16,
+        bytes: Some(bytes_once * loops as f64),
+        sweeps: loops as f64,
+        numbers: if bf16 { Numbers::Bf16 } else { Numbers::F32 },
     };
     if bf16 {
         let (a, b) = (Aligned::copy(&to_bf16(&a)), Aligned::copy(&to_bf16(&b)));

@@ -5,25 +5,28 @@
 
 pub mod aligned;
 mod case;
+mod child;
 mod elementwise;
 mod gemm;
 mod measure;
 mod recurrent;
+mod sink;
 mod startup;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
+use etude_kernels::philox;
 use etude_kernels::threads::Pool;
-use etude_kernels::{isa, peak, philox};
 use etude_models::Precision;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use aligned::Aligned;
 pub use case::Case;
 pub use measure::{Effort, Times, measure, quantile};
+pub use sink::{Job, Numbers, Sink};
 
-use crate::console::Console;
+use crate::console::{Console, clean};
 use crate::error::{Error, Result};
 
 /// Something that can be timed.
@@ -116,6 +119,10 @@ pub struct Args {
     /// Do what a fresh process of this `startup` case does, and end
     #[arg(long, value_name = "CASE", hide = true)]
     first_event: Option<String>,
+
+    /// Time this case alone, as JSON: what a process of its own does for `bench`
+    #[arg(long, value_name = "WORKLOAD:CASE", hide = true)]
+    one_case: Option<String>,
 }
 
 /// What a workload may ask about the run.
@@ -129,122 +136,27 @@ pub struct Options {
     pub precision: Option<Precision>,
 }
 
-/// One thing to time: how much work a run of it is.
-#[derive(Debug, Clone, Copy)]
-pub struct Job {
-    /// What is counted: calls, elements, tokens, ..
-    pub unit: &'static str,
-    /// How many of them a run handles.
-    pub items: f64,
-    /// Floating-point operations of a run (matrix work only).
-    pub flops: Option<f64>,
-    /// Least memory traffic of a run.
-    pub bytes: Option<f64>,
-    /// Whether the products are of bf16 numbers, whose peak is not that of f32.
-    pub bf16: bool,
-}
-
-/// Times jobs and reports them.
-pub struct Sink<'a> {
-    workload: &'static str,
-    case: &'a Case,
-    threads: usize,
-    effort: Effort,
-    pool: &'a Pool,
-    console: &'a Console,
-    base_rss_mb: Option<f64>,
-    /// GFLOP/s of f32 multiply-adds on all threads, measured when first needed.
-    peak_gflops: Option<f64>,
-}
-
-impl Sink<'_> {
-    /// Times `f` and reports the figures under the name of `implementation`.
-    ///
-    /// # Errors
-    /// If nobody reads the output any more.
-    pub fn time(
-        &mut self,
-        implementation: &str,
-        job: Job,
-        f: &mut (dyn FnMut() + Send),
-    ) -> Result<()> {
-        let effort = self.effort;
-        let times = self.pool.run(|| measure(&effort, f));
-        self.report(implementation, job, &times, measure::memory_mb("VmHWM"))
-    }
-
-    /// Reports times that were taken elsewhere.
-    ///
-    /// # Errors
-    /// If nobody reads the output any more.
-    pub fn report(
-        &mut self,
-        implementation: &str,
-        job: Job,
-        times: &Times,
-        peak_rss_mb: Option<f64>,
-    ) -> Result<()> {
-        let median = quantile(&times.wall, 0.5);
-        let rate = |work: Option<f64>| work.map(|work| work / median / 1e9);
-        let (gflops, gbps) = (rate(job.flops), rate(job.bytes));
-        let share = self.share(&job, gflops, gbps);
-        self.console.report(&json!({
-            "workload": self.workload,
-            "impl": implementation,
-            "case": self.case.json(),
-            "threads": self.threads,
-            "median_s": median,
-            "p10": quantile(&times.wall, 0.1),
-            "p90": quantile(&times.wall, 0.9),
-            "min_s": quantile(&times.wall, 0.0),
-            "cpu_s": (!times.cpu.is_empty()).then(|| quantile(&times.cpu, 0.5)),
-            "reps": times.wall.len(),
-            "first_s": times.first,
-            "unit": job.unit,
-            "per_s": job.items / median,
-            "flops": job.flops,
-            "gflops": gflops,
-            "bytes": job.bytes,
-            "gbps": gbps,
-            "peak_rss_mb": peak_rss_mb,
-            "base_rss_mb": self.base_rss_mb,
-            "peak_share": share,
-        }))?;
-        if self.console.json {
-            return Ok(());
-        }
-        let speed = match (gflops, gbps) {
-            (Some(gflops), _) => format!("{gflops:8.1} GFLOP/s"),
-            (None, Some(gbps)) => format!("{gbps:8.1} GB/s   "),
-            (None, None) => format!("{:8.1} {}/s", job.items / median, job.unit),
-        };
-        let share =
-            share.map_or_else(String::new, |share| format!("{:4.0} % of peak", share * 100.0));
-        self.console.say(format!(
-            "{:<12} {:<12} {:>10} {speed} {share:>14}  {}",
-            self.workload,
-            implementation,
-            duration(median),
-            crate::console::clean(&self.case.text())
-        ))
-    }
-
-    /// The share of what the machine can do: multiply-adds in registers for matrix work, a copy of
-    /// the same size for memory work.
-    fn share(&mut self, job: &Job, gflops: Option<f64>, gbps: Option<f64>) -> Option<f64> {
-        if job.bf16 {
-            return None;
-        }
-        if let Some(gflops) = gflops {
-            let threads = self.threads;
-            let peak =
-                self.peak_gflops.get_or_insert_with(|| peak::fma_gflops_of(isa::active(), threads));
-            return Some(gflops / *peak);
-        }
-        let bytes = (job.bytes? / 2.0 / self.threads as f64) as usize;
-        let copy = peak::bandwidth(bytes.min(256 << 20), self.threads).copy_gbps;
-        Some(gbps? / copy)
-    }
+/// Shows the figures of a job to people, in one line.
+fn show(record: &Value, case: &Case) -> String {
+    let number = |key: &str| record[key].as_f64();
+    let text = |key: &str| record[key].as_str().unwrap_or_default();
+    // What limits the job, if that is known, is what its speed is told in.
+    let by_memory = text("bound") == "gbps" || number("flops").is_none();
+    let speed = match (number("gflops"), number("gbps")) {
+        (_, Some(gbps)) if by_memory => format!("{gbps:8.1} GB/s   "),
+        (Some(gflops), _) => format!("{gflops:8.1} GFLOP/s"),
+        _ => format!("{:8.1} {}/s", number("per_s").unwrap_or_default(), text("unit")),
+    };
+    let bound = if by_memory { "bandwidth" } else { "peak" };
+    let share = number("peak_share")
+        .map_or_else(String::new, |share| format!("{:4.0} % of {bound}", share * 100.0));
+    format!(
+        "{:<12} {:<12} {:>10} {speed} {share:>19}  {}",
+        text("workload"),
+        text("impl"),
+        duration(number("median_s").unwrap_or_default()),
+        clean(&case.text())
+    )
 }
 
 /// A time for people.
@@ -273,13 +185,13 @@ pub fn run(args: &Args, console: &Console) -> Result<()> {
     if let Some(text) = &args.first_event {
         return startup::first_event(&Case::parse(text)?);
     }
+    if let Some(text) = &args.one_case {
+        return run_one(text, args);
+    }
     let workloads = chosen(&args.workloads)?;
-    let effort = effort(args)?;
-    let threads = match args.threads {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
-        n if n <= 1024 => n,
-        n => return Err(Error::input(format!("--threads {n}: at most 1024"))),
-    };
+    // Refuses bad numbers before anything is run.
+    effort(args)?;
+    threads(args)?;
     let names: Vec<&str> = workloads.iter().map(|w| w.name).collect();
     let shapes = case::read(args.shapes.as_deref(), &names)?;
     let wanted = |case: &Case| -> bool {
@@ -291,40 +203,31 @@ pub fn run(args: &Args, console: &Console) -> Result<()> {
     for (workload, (_, cases)) in workloads.iter().zip(&shapes) {
         cases.iter().try_for_each(|case| (workload.check)(case)).map_err(|e| in_file(e, args))?;
     }
-    let pool = Pool::new(threads).map_err(Error::failed)?;
-    let base_rss_mb = measure::memory_mb("VmRSS");
-    let mut peak_gflops = None;
     let (mut ran, mut failed) = (0, 0);
     for (workload, (_, cases)) in workloads.iter().zip(&shapes) {
         for case in cases.iter().filter(|case| wanted(case)) {
-            measure::forget_peak();
-            let mut sink = Sink {
-                workload: workload.name,
-                case,
-                threads,
-                effort,
-                pool: &pool,
-                console,
-                base_rss_mb,
-                peak_gflops,
-            };
-            let options = Options { threads, packed: args.packed, precision: args.precision };
-            let done = (workload.run)(case, &options, &mut sink);
-            peak_gflops = sink.peak_gflops;
             ran += 1;
+            let mut fault = |error: &str| -> Result<()> {
+                failed += 1;
+                console.report(
+                    &json!({ "workload": workload.name, "case": case.json(), "error": error }),
+                )?;
+                if !console.json {
+                    console.warn(format!("{} {}: {error}", workload.name, case.text()));
+                }
+                Ok(())
+            };
+            let done = child::run(workload.name, case, &mut |record| {
+                if let Some(error) = record["error"].as_str() {
+                    return fault(error);
+                }
+                console.report(&record)?;
+                if console.json { Ok(()) } else { console.say(show(&record, case)) }
+            });
             match done {
                 Ok(()) => {}
                 Err(error @ (Error::Closed | Error::Interrupted { .. })) => return Err(error),
-                Err(error) => {
-                    failed += 1;
-                    let line = json!({
-                        "workload": workload.name, "case": case.json(), "error": error.to_string(),
-                    });
-                    console.report(&line)?;
-                    if !console.json {
-                        console.warn(format!("{} {}: {error}", workload.name, case.text()));
-                    }
-                }
+                Err(error) => fault(&error.to_string())?,
             }
         }
     }
@@ -334,6 +237,42 @@ pub fn run(args: &Args, console: &Console) -> Result<()> {
     match failed {
         0 => Ok(()),
         n => Err(Error::failed(format!("bench: {n} of {ran} cases could not be run"))),
+    }
+}
+
+/// Times one case in this process and prints its lines as JSON, an error as one of them.
+fn run_one(text: &str, args: &Args) -> Result<()> {
+    let (name, case) = child::parse(text)?;
+    let workload = chosen(&[name.to_owned()])?[0];
+    (workload.check)(&case)?;
+    let (threads, effort) = (threads(args)?, effort(args)?);
+    child::end_with_parent();
+    let base_rss_mb = measure::memory_mb("VmRSS");
+    let pool = Pool::new(threads).map_err(Error::failed)?;
+    let console = Console { json: true, quiet: true };
+    let mut sink = Sink {
+        workload: workload.name,
+        case: &case,
+        threads,
+        effort,
+        pool: &pool,
+        console: &console,
+        base_rss_mb,
+    };
+    let options = Options { threads, packed: args.packed, precision: args.precision };
+    match (workload.run)(&case, &options, &mut sink) {
+        Ok(()) => Ok(()),
+        Err(error @ (Error::Closed | Error::Interrupted { .. })) => Err(error),
+        Err(error) => console.report(&json!({ "error": error.to_string() })),
+    }
+}
+
+/// How many threads the arguments mean.
+fn threads(args: &Args) -> Result<usize> {
+    match args.threads {
+        0 => Ok(std::thread::available_parallelism().map_or(1, usize::from)),
+        n if n <= 1024 => Ok(n),
+        n => Err(Error::input(format!("--threads {n}: at most 1024"))),
     }
 }
 
@@ -357,7 +296,7 @@ fn chosen(names: &[String]) -> Result<Vec<&'static Workload>> {
             let known: Vec<&str> = WORKLOADS.iter().map(|w| w.name).collect();
             return Err(Error::input(format!(
                 "bench: unknown workload \"{}\"; there are {}, kernels, models, all",
-                crate::console::clean(name),
+                clean(name),
                 known.join(", ")
             )));
         }

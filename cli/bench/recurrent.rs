@@ -83,7 +83,7 @@ pub fn train(case: &Case, _: &Options, sink: &mut Sink) -> Result<()> {
     let mut optimizer = Optimizer::adam().clip_norm(3.0);
     let items = (steps * batch.batch) as f64;
     let flops = 3.0 * items * flops_per_token(&shape, inputs(&shape, shape.vocab));
-    let job = Job { unit: "tokens", items, flops: Some(flops), bytes: None, bf16: false };
+    let job = Job { unit: "tokens", items, flops: Some(flops), ..Job::default() };
     let mut fault = None;
     sink.time("etude", job, &mut || {
         let step = || -> etude_models::Result<()> {
@@ -118,7 +118,8 @@ pub fn generate(case: &Case, options: &Options, sink: &mut Sink) -> Result<()> {
         flops: Some(items * flops_per_token(&shape, inputs(&shape, shape.vocab))),
         // A one-hot input reads one row of the first layer's input weight; 4 or 2 bytes a weight.
         bytes: Some(items * width * flops_per_token(&shape, inputs(&shape, 1))),
-        bf16: false,
+        sweeps: items,
+        ..Job::default()
     };
     let mut fault = None;
     sink.time(name, job, &mut || {

@@ -54,8 +54,7 @@ pub fn run(case: &Case, _: &Options, sink: &mut Sink) -> Result<()> {
     if matches!(read(case)?, Shape::Transformer) {
         return Err(Error::failed("startup: there is no transformer yet"));
     }
-    let program = std::env::current_exe()
-        .map_err(|e| Error::failed(format!("startup: cannot find this program: {e}")))?;
+    let program = super::child::program()?;
     let text = case.text();
     let (mut peak, mut fault) = (None, None);
     let times = super::measure(&sink.effort, &mut || {
@@ -77,7 +76,7 @@ pub fn run(case: &Case, _: &Options, sink: &mut Sink) -> Result<()> {
     if let Some(why) = fault {
         return Err(Error::failed(format!("startup: {}", clean(&why))));
     }
-    let job = Job { unit: "starts", items: 1.0, flops: None, bytes: None, bf16: false };
+    let job = Job { unit: "starts", ..Job::default() };
     // The time of this process says nothing about the other one's.
     let times = super::Times { cpu: Vec::new(), ..times };
     sink.report("etude", job, &times, peak)

@@ -21,6 +21,33 @@ struct Cache {
     kib: u64,
 }
 
+/// Multiply-adds of one number format, in 1e9 operations a second.
+struct Peak {
+    numbers: &'static str,
+    /// What does them: a tier, or an instruction.
+    by: &'static str,
+    one: f64,
+    all: f64,
+}
+
+/// Measures the multiply-adds of every tier and of the narrow number formats.
+fn peaks(cores: usize) -> Vec<Peak> {
+    let both = |numbers, by, measure: &dyn Fn(usize) -> f64| Peak {
+        numbers,
+        by,
+        one: tenth(measure(1)),
+        all: tenth(measure(cores)),
+    };
+    let tier = |isa: Isa| both("f32", isa.name(), &|n| peak::fma_gflops_of(isa, n));
+    let mut peaks: Vec<Peak> = Isa::available().into_iter().map(tier).collect();
+    let by = if peak::has_bf16() { "vdpbf16ps" } else { "widened to f32" };
+    peaks.push(both("bf16", by, &peak::bf16_gflops));
+    if peak::int8_gops(1).is_some() {
+        peaks.push(both("int8", "vpdpbusd", &|n| peak::int8_gops(n).unwrap_or(0.0)));
+    }
+    peaks
+}
+
 /// Says what machine this is.
 ///
 /// # Errors
@@ -33,9 +60,6 @@ pub fn run(_: &Args, console: &Console) -> Result<()> {
     let features = features();
     let (active, tiers) = (isa::active(), Isa::available());
     let names: Vec<&str> = tiers.iter().map(|isa| isa.name()).collect();
-    let one: Vec<f64> = tiers.iter().map(|&isa| tenth(peak::fma_gflops_of(isa, 1))).collect();
-    let all = tenth(peak::fma_gflops_of(active, cores));
-    let bandwidths = peak::bandwidths(1);
 
     console.say(format!("etude      {}", env!("CARGO_PKG_VERSION")))?;
     console.say(format!("system     {}, {}", std::env::consts::OS, std::env::consts::ARCH))?;
@@ -51,18 +75,41 @@ pub fn run(_: &Args, console: &Console) -> Result<()> {
     }
     console.say(format!("features   {}", features.join(" ")))?;
     console.say(format!("tiers      {} (active: {})", names.join(", "), active.name()))?;
-    let shown: Vec<String> =
-        names.iter().zip(&one).map(|(name, gflops)| format!("{name} {gflops}")).collect();
-    console
-        .say(format!("fma peak   {} GFLOP/s f32 on one thread, measured now", shown.join(", ")))?;
-    console.say(format!("           {} {all} GFLOP/s on {cores} threads", active.name()))?;
-    let shown: Vec<String> =
-        bandwidths.iter().map(|b| format!("{} KiB {:.0}", b.bytes >> 10, b.read_gbps)).collect();
-    console.say(format!("reading    {} GB/s on one thread", shown.join(", ")))?;
     console.say("gpu        this build has no GPU kernels")?;
+
+    let all = format!("{cores} threads");
+    console.say(format!("\n{:<38}{:>10} {all:>12}", "measured now", "1 thread"))?;
+    let peaks = peaks(cores);
+    for Peak { numbers, by, one, all } in &peaks {
+        let unit = if *numbers == "int8" { "GOP/s" } else { "GFLOP/s" };
+        console.say(format!("{numbers:<11}{by:<20}{unit:<7}{one:>10.1} {all:>12.1}"))?;
+    }
+    let (one, many) = (peak::levels(1), peak::levels(cores));
+    type Rate = fn(&peak::Bandwidth) -> f64;
+    let kinds: [(&str, Rate); 2] = [("read", |b| b.read_gbps), ("copy", |b| b.copy_gbps)];
+    for (kind, rate) in kinds {
+        for (one, many) in one.iter().zip(&many) {
+            let (name, bytes) = (one.name, one.bandwidth.bytes >> 10);
+            let (one, all) = (rate(&one.bandwidth), rate(&many.bandwidth));
+            let of = format!("{name} {bytes} KiB");
+            console.say(format!("{kind:<11}{of:<20}GB/s   {one:>10.1} {all:>12.1}"))?;
+        }
+    }
 
     let caches: Vec<Value> =
         caches.iter().map(|c| json!({ "level": c.level, "kind": c.kind, "kib": c.kib })).collect();
+    let f32_peaks = || peaks.iter().filter(|p| p.numbers == "f32");
+    let levels = [(1, one), (cores, many)].into_iter().flat_map(|(threads, levels)| {
+        levels.into_iter().map(move |level| {
+            json!({
+                "level": level.name,
+                "threads": threads,
+                "bytes": level.bandwidth.bytes,
+                "read_gbps": tenth(level.bandwidth.read_gbps),
+                "copy_gbps": tenth(level.bandwidth.copy_gbps),
+            })
+        })
+    });
     console.report(&json!({
         "version": env!("CARGO_PKG_VERSION"),
         "os": std::env::consts::OS,
@@ -74,13 +121,15 @@ pub fn run(_: &Args, console: &Console) -> Result<()> {
         "features": features,
         "isa": active.name(),
         "isa_available": names,
-        "fma_gflops": names.iter().zip(&one).map(|(&name, &g)| (name.to_owned(), json!(g))).collect::<serde_json::Map<_, _>>(),
-        "fma_gflops_all_threads": all,
-        "bandwidth": bandwidths.iter().map(|b| json!({
-            "bytes": b.bytes,
-            "read_gbps": tenth(b.read_gbps),
-            "copy_gbps": tenth(b.copy_gbps),
+        "fma_gflops": f32_peaks().map(|p| (p.by.to_owned(), json!(p.one))).collect::<serde_json::Map<_, _>>(),
+        "fma_gflops_all_threads": f32_peaks().find(|p| p.by == active.name()).map(|p| p.all),
+        "peaks": peaks.iter().map(|p| json!({
+            "dtype": p.numbers,
+            "by": p.by,
+            "gflops": p.one,
+            "gflops_all_threads": p.all,
         })).collect::<Vec<_>>(),
+        "bandwidth": levels.collect::<Vec<_>>(),
         "gpu": Value::Null,
     }))
 }
