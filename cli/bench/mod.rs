@@ -81,8 +81,9 @@ pub struct Args {
     #[arg(long, value_name = "TEXT", default_value = "")]
     r#match: String,
 
-    /// Run only cases of this number format (f32 where a case names none)
-    #[arg(long, value_name = "DTYPE", value_parser = ["f32", "bf16"])]
+    /// Run only cases of this number format (f32 where a case names none); rnn_generate stores its
+    /// weights so where a case names none
+    #[arg(long, visible_alias = "precision", value_name = "DTYPE", value_parser = ["f32", "bf16", "int8"])]
     dtype: Option<String>,
 
     /// Number of threads; 0 is one for each core
@@ -109,10 +110,6 @@ pub struct Args {
     #[arg(long)]
     packed: bool,
 
-    /// Store the weights of rnn_generate as f32 or bf16 [default: bf16 beyond 4 MiB of f32]
-    #[arg(long, value_name = "DTYPE", value_parser = crate::args::precision)]
-    precision: Option<Precision>,
-
     /// Do what a fresh process of this `startup` case does, and end
     #[arg(long, value_name = "CASE", hide = true)]
     first_event: Option<String>,
@@ -125,8 +122,8 @@ pub struct Options {
     pub threads: usize,
     /// Whether to time packed weights too.
     pub packed: bool,
-    /// How to store the weights of a generator; by their number if `None`.
-    pub precision: Option<Precision>,
+    /// How to store the weights of a generator whose case does not say it.
+    pub precision: Precision,
 }
 
 /// One thing to time: how much work a run of it is.
@@ -282,11 +279,13 @@ pub fn run(args: &Args, console: &Console) -> Result<()> {
     };
     let names: Vec<&str> = workloads.iter().map(|w| w.name).collect();
     let shapes = case::read(args.shapes.as_deref(), &names)?;
-    let wanted = |case: &Case| -> bool {
-        let dtype = case.word("dtype", &["f32", "bf16"], false).ok();
+    let wanted = |workload: &Workload, case: &Case| -> bool {
+        let dtype = case.word("dtype", &["f32", "bf16", "int8"], false).ok();
+        let takes_any = workload.name == "rnn_generate" && !case.has("dtype");
         case.text().contains(&args.r#match)
-            && args.dtype.as_deref().is_none_or(|wanted| dtype == Some(wanted))
+            && args.dtype.as_deref().is_none_or(|wanted| takes_any || dtype == Some(wanted))
     };
+    let precision = args.dtype.as_deref().and_then(Precision::from_name).unwrap_or(Precision::F32);
     // All cases are checked before the first one is run.
     for (workload, (_, cases)) in workloads.iter().zip(&shapes) {
         cases.iter().try_for_each(|case| (workload.check)(case)).map_err(|e| in_file(e, args))?;
@@ -296,7 +295,7 @@ pub fn run(args: &Args, console: &Console) -> Result<()> {
     let mut peak_gflops = None;
     let (mut ran, mut failed) = (0, 0);
     for (workload, (_, cases)) in workloads.iter().zip(&shapes) {
-        for case in cases.iter().filter(|case| wanted(case)) {
+        for case in cases.iter().filter(|case| wanted(workload, case)) {
             measure::forget_peak();
             let mut sink = Sink {
                 workload: workload.name,
@@ -308,7 +307,7 @@ pub fn run(args: &Args, console: &Console) -> Result<()> {
                 base_rss_mb,
                 peak_gflops,
             };
-            let options = Options { threads, packed: args.packed, precision: args.precision };
+            let options = Options { threads, packed: args.packed, precision };
             let done = (workload.run)(case, &options, &mut sink);
             peak_gflops = sink.peak_gflops;
             ran += 1;
