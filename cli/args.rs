@@ -142,7 +142,7 @@ fn parse_device(name: &str) -> std::result::Result<String, String> {
 
 /// Reads the number format of stored weights.
 pub fn precision(text: &str) -> std::result::Result<Precision, String> {
-    Precision::from_name(text).ok_or_else(|| "f32 or bf16 is wanted".to_owned())
+    Precision::from_name(text).ok_or_else(|| "f32, bf16 or int8 is wanted".to_owned())
 }
 
 /// Runs the program: reads the arguments, does the work, reports an error.

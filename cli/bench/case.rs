@@ -108,6 +108,11 @@ impl Case {
         self.entries.iter().find(|(known, _)| known == key).map(|(_, value)| value)
     }
 
+    /// Whether the case has this key.
+    pub fn has(&self, key: &str) -> bool {
+        self.get(key).is_some()
+    }
+
     fn fault(&self, why: impl std::fmt::Display) -> Error {
         Error::input(format!("bench: case {}: {why}", clean(&self.text())))
     }

@@ -84,8 +84,9 @@ pub struct Args {
     #[arg(long, value_name = "TEXT", default_value = "")]
     r#match: String,
 
-    /// Run only cases of this number format (f32 where a case names none)
-    #[arg(long, value_name = "DTYPE", value_parser = ["f32", "bf16"])]
+    /// Run only cases of this number format (f32 where a case names none); rnn_generate stores its
+    /// weights so where a case names none
+    #[arg(long, visible_alias = "precision", value_name = "DTYPE", value_parser = ["f32", "bf16", "int8"])]
     dtype: Option<String>,
 
     /// Number of threads; 0 is one for each core
@@ -112,10 +113,6 @@ pub struct Args {
     #[arg(long)]
     packed: bool,
 
-    /// Store the weights of rnn_generate as f32 or bf16 [default: bf16 beyond 4 MiB of f32]
-    #[arg(long, value_name = "DTYPE", value_parser = crate::args::precision)]
-    precision: Option<Precision>,
-
     /// Do what a fresh process of this `startup` case does, and end
     #[arg(long, value_name = "CASE", hide = true)]
     first_event: Option<String>,
@@ -132,8 +129,8 @@ pub struct Options {
     pub threads: usize,
     /// Whether to time packed weights too.
     pub packed: bool,
-    /// How to store the weights of a generator; by their number if `None`.
-    pub precision: Option<Precision>,
+    /// How to store the weights of a generator whose case does not say it.
+    pub precision: Precision,
 }
 
 /// Shows the figures of a job to people, in one line.
@@ -194,10 +191,11 @@ pub fn run(args: &Args, console: &Console) -> Result<()> {
     threads(args)?;
     let names: Vec<&str> = workloads.iter().map(|w| w.name).collect();
     let shapes = case::read(args.shapes.as_deref(), &names)?;
-    let wanted = |case: &Case| -> bool {
-        let dtype = case.word("dtype", &["f32", "bf16"], false).ok();
+    let wanted = |workload: &Workload, case: &Case| -> bool {
+        let dtype = case.word("dtype", &["f32", "bf16", "int8"], false).ok();
+        let takes_any = workload.name == "rnn_generate" && !case.has("dtype");
         case.text().contains(&args.r#match)
-            && args.dtype.as_deref().is_none_or(|wanted| dtype == Some(wanted))
+            && args.dtype.as_deref().is_none_or(|wanted| takes_any || dtype == Some(wanted))
     };
     // All cases are checked before the first one is run.
     for (workload, (_, cases)) in workloads.iter().zip(&shapes) {
@@ -205,7 +203,7 @@ pub fn run(args: &Args, console: &Console) -> Result<()> {
     }
     let (mut ran, mut failed) = (0, 0);
     for (workload, (_, cases)) in workloads.iter().zip(&shapes) {
-        for case in cases.iter().filter(|case| wanted(case)) {
+        for case in cases.iter().filter(|case| wanted(workload, case)) {
             ran += 1;
             let mut fault = |error: &str| -> Result<()> {
                 failed += 1;
@@ -259,12 +257,17 @@ fn run_one(text: &str, args: &Args) -> Result<()> {
         console: &console,
         base_rss_mb,
     };
-    let options = Options { threads, packed: args.packed, precision: args.precision };
+    let options = Options { threads, packed: args.packed, precision: precision(args) };
     match (workload.run)(&case, &options, &mut sink) {
         Ok(()) => Ok(()),
         Err(error @ (Error::Closed | Error::Interrupted { .. })) => Err(error),
         Err(error) => console.report(&json!({ "error": error.to_string() })),
     }
+}
+
+/// How a generator stores its weights where its case does not say it.
+fn precision(args: &Args) -> Precision {
+    args.dtype.as_deref().and_then(Precision::from_name).unwrap_or(Precision::F32)
 }
 
 /// How many threads the arguments mean.

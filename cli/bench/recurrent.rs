@@ -3,14 +3,14 @@
 //! A training step is what `etude train` does: loss, gradient, clipping, Adam. Generation is what
 //! `etude generate` does: one event in, one out, sampling included.
 
-use etude_engine::{Module, Optimizer, Rng};
+use etude_engine::{Optimizer, Rng};
 use etude_models::data::Batch;
 use etude_models::recurrent::{Cell, Recurrent, RecurrentConfig};
 use etude_models::sampling::{Sampler, Sampling};
 use etude_models::{Model, Precision};
 
 use super::case::Case;
-use super::{Job, Options, Sink};
+use super::{Job, Numbers, Options, Sink};
 use crate::error::{Error, Result};
 
 struct Shape {
@@ -55,7 +55,7 @@ fn failed(e: etude_models::Error) -> Error {
 }
 
 const TRAIN: [&str; 2] = ["batch", "seq"];
-const GENERATE: [&str; 1] = ["tokens"];
+const GENERATE: [&str; 2] = ["tokens", "dtype"];
 
 /// Refuses a training case that cannot be run.
 pub fn check_train(case: &Case) -> Result<()> {
@@ -68,7 +68,17 @@ pub fn check_train(case: &Case) -> Result<()> {
 /// Refuses a generation case that cannot be run.
 pub fn check_generate(case: &Case) -> Result<()> {
     read(case, &GENERATE)?;
+    precision(case, Precision::F32)?;
     case.count_or("tokens", 64, 1 << 24).map(drop)
+}
+
+/// How a generation case stores its weights: as it says, else as the command line does.
+fn precision(case: &Case, otherwise: Precision) -> Result<Precision> {
+    if !case.has("dtype") {
+        return Ok(otherwise);
+    }
+    let name = case.word("dtype", &Precision::ALL.map(Precision::name), true)?;
+    Ok(Precision::from_name(name).unwrap_or(otherwise))
 }
 
 /// Times training steps of one case.
@@ -96,16 +106,17 @@ pub fn train(case: &Case, _: &Options, sink: &mut Sink) -> Result<()> {
     fault.map_or(Ok(()), |e| Err(failed(e)))
 }
 
-/// Times the generation of tokens of one case: with f32 weights as `etude`, with bf16 as `etude-bf16`.
+/// Times the generation of tokens of one case: with f32 weights as `etude`, with others as
+/// `etude-bf16` and `etude-int8`.
 pub fn generate(case: &Case, options: &Options, sink: &mut Sink) -> Result<()> {
     let shape = read(case, &GENERATE)?;
     let tokens = case.count_or("tokens", 64, 1 << 24)?;
     let model = build(&shape)?;
-    let weights = model.parameter_count();
-    let precision = options.precision.unwrap_or_else(|| Precision::for_weights(weights));
-    let (name, width) = match precision {
-        Precision::F32 => ("etude", 2.0),
-        Precision::Bf16 => ("etude-bf16", 1.0),
+    let precision = precision(case, options.precision)?;
+    let (name, numbers) = match precision {
+        Precision::F32 => ("etude", Numbers::F32),
+        Precision::Bf16 => ("etude-bf16", Numbers::Bf16),
+        Precision::Int8 => ("etude-int8", Numbers::Int8),
     };
     let mut generator = model.generator(precision).map_err(failed)?;
     drop(model);
@@ -116,9 +127,10 @@ pub fn generate(case: &Case, options: &Options, sink: &mut Sink) -> Result<()> {
         unit: "tokens",
         items,
         flops: Some(items * flops_per_token(&shape, inputs(&shape, shape.vocab))),
-        // A one-hot input reads one row of the first layer's input weight; 4 or 2 bytes a weight.
-        bytes: Some(items * width * flops_per_token(&shape, inputs(&shape, 1))),
+        // A one-hot input, or a learned vector for each, reads one row of the first layer's table.
+        bytes: Some(items * precision.bytes() as f64 * flops_per_token(&shape, 1) / 2.0),
         sweeps: items,
+        numbers,
         ..Job::default()
     };
     let mut fault = None;

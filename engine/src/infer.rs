@@ -1,40 +1,21 @@
 //! Inference: one step after another, without a graph and without allocating.
 //!
 //! Weights are packed once and every step reuses the same buffers. With f32 weights the numbers are
-//! those of training. A single row streams its weights ([`etude_kernels::stream`]), and may keep them
-//! as bf16: memory is what limits it. Several rows use the matrix products of training.
+//! those of training. A single row streams its weights ([`etude_kernels::step`]), and may keep them
+//! as bf16 or int8: memory is what limits it. Several rows use the matrix products of training.
 
-use etude_kernels::embedding::{NO_ID, embedding_forward};
-use etude_kernels::gemm::{MatMut, MatRef, PackedB, gemm_packed_forward};
-use etude_kernels::recurrent::{
-    Nonlinearity, gru_cell_forward, lstm_cell_forward, rnn_cell_forward,
-};
-use etude_kernels::stream::{Precision, StreamedB, stream_forward};
+mod rows;
+
+use etude_kernels::embedding::NO_ID;
+use etude_kernels::gemm::MatRef;
+use etude_kernels::step::{StepInput, StepStack, StepWeights};
+use etude_kernels::stream::Precision;
+use rows::{Layer, Weight};
+
+pub use etude_kernels::step::Cell;
 
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
-
-/// Which recurrent layer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cell {
-    /// Elman's network.
-    Rnn(Nonlinearity),
-    /// Gated recurrent unit.
-    Gru,
-    /// Long short-term memory.
-    Lstm,
-}
-
-impl Cell {
-    /// Rows of the weights for each hidden unit.
-    pub fn gates(self) -> usize {
-        match self {
-            Cell::Rnn(_) => 1,
-            Cell::Gru => 3,
-            Cell::Lstm => 4,
-        }
-    }
-}
 
 /// The weights of one recurrent layer, as the training layers take them.
 #[derive(Debug, Clone, Copy)]
@@ -49,129 +30,100 @@ pub struct LayerWeights<'a> {
     pub b_hh: &'a Tensor,
 }
 
-/// A weight `[outputs, inputs]`, laid out for the number of rows that meet it.
-enum Weight {
-    /// For one row.
-    Streamed(StreamedB),
-    /// For several.
-    Packed(PackedB),
-}
-
-impl Weight {
-    fn new(
-        w: &Tensor,
-        outputs: usize,
-        inputs: usize,
-        batch: usize,
-        precision: Precision,
-    ) -> Weight {
-        let values = w.values();
-        let w_t = MatRef::new(&values, outputs, inputs).t();
-        if batch == 1 {
-            Weight::Streamed(StreamedB::new(w_t, precision))
-        } else {
-            Weight::Packed(PackedB::new(w_t))
-        }
-    }
-
-    /// `y = x W^T + bias`, or `y += x W^T + bias`; `x` `[batch, inputs]`, `y` `[batch, outputs]`.
-    #[inline]
-    fn apply(&self, x: &[f32], bias: Option<&[f32]>, y: &mut [f32], accumulate: bool) {
-        match self {
-            Weight::Streamed(w) => stream_forward(x, w, bias, y, accumulate),
-            Weight::Packed(w) => {
-                let batch = y.len().checked_div(w.n()).unwrap_or(0);
-                let x = MatRef::new(x, batch, w.k());
-                gemm_packed_forward(x, w, bias, &mut MatMut::new(y, batch, w.n()), accumulate);
-            }
-        }
-    }
-}
-
-/// How the input of a step reaches a layer.
-enum Entrance {
-    /// `W_ih^T` `[inputs, gates * hidden]`, whose rows are gathered.
-    Table(Vec<f32>),
-    Dense(Weight),
-}
-
-struct Layer {
-    entrance: Entrance,
-    inputs: usize,
-    hidden: usize,
-    w_hh: Weight,
-    bias: Vec<f32>,
-    b_hh: Vec<f32>,
-    gates: Vec<f32>,
-    /// The recurrent part of a GRU, which its reset gate meets alone.
-    rec: Vec<f32>,
-    h: Vec<f32>,
-    h_next: Vec<f32>,
-    c: Vec<f32>,
-    c_next: Vec<f32>,
-    h_n: Vec<f32>,
-}
-
 /// Recurrent layers that advance by one step at a time.
 pub struct RecurrentStep {
     cell: Cell,
     batch: usize,
-    layers: Vec<Layer>,
+    ids: bool,
+    form: Form,
+}
+
+/// How a step is computed.
+enum Form {
+    /// One row: everything in one stream of weights.
+    Stack(StepStack),
+    /// Several rows: layer after layer.
+    Layers(Vec<Layer>, Option<LinearStep>),
 }
 
 impl RecurrentStep {
     /// Packs layers whose first one reads ids ([`RecurrentStep::step_ids`]); states begin at 0.
     ///
-    /// `precision` is that of the weights of a batch of one row; with more rows, and in the table of
-    /// the first layer, of which a step reads a few rows, they stay f32.
+    /// `output`, a weight `[outputs, hidden]` and a bias, makes a step return what it makes of the
+    /// last layer's state. `precision` is that of the weights of a batch of one row; with more rows,
+    /// and in the table of the first layer, of which a step reads a few rows, they stay f32.
     ///
     /// # Errors
     /// If a shape does not fit or there is no layer.
     pub fn for_ids(
         cell: Cell,
         layers: &[LayerWeights],
+        output: Option<(&Tensor, &Tensor)>,
         batch: usize,
         precision: Precision,
     ) -> Result<RecurrentStep> {
-        RecurrentStep::new(cell, layers, batch, precision, true)
+        RecurrentStep::new(cell, layers, output, batch, precision, true)
     }
 
     /// Packs layers whose first one reads vectors ([`RecurrentStep::step_dense`]); states begin at 0.
     ///
-    /// `precision` is that of the weights of a batch of one row; with more rows they stay f32.
+    /// `output` and `precision` are those of [`RecurrentStep::for_ids`].
     ///
     /// # Errors
     /// If a shape does not fit or there is no layer.
     pub fn for_dense(
         cell: Cell,
         layers: &[LayerWeights],
+        output: Option<(&Tensor, &Tensor)>,
         batch: usize,
         precision: Precision,
     ) -> Result<RecurrentStep> {
-        RecurrentStep::new(cell, layers, batch, precision, false)
+        RecurrentStep::new(cell, layers, output, batch, precision, false)
     }
 
     fn new(
         cell: Cell,
-        weights: &[LayerWeights],
+        layers: &[LayerWeights],
+        output: Option<(&Tensor, &Tensor)>,
         batch: usize,
         precision: Precision,
         ids: bool,
     ) -> Result<RecurrentStep> {
-        let mut layers: Vec<Layer> = Vec::new();
-        for w in weights {
-            let below = layers.last().map(|layer| layer.hidden);
-            layers.push(Layer::new(cell, w, batch, precision, below, ids && below.is_none())?);
+        let mut below = None;
+        for w in layers {
+            below = Some(check_layer(cell, w, below)?);
         }
-        if layers.is_empty() {
+        let Some(hidden) = below else {
             return Err(Error::argument("recurrent step", "at least one layer is wanted"));
+        };
+        let output = output.map(|(weight, bias)| (weight, Some(bias)));
+        if let Some((weight, bias)) = output {
+            let (_, inputs) = check_linear(weight, bias)?;
+            if inputs != hidden {
+                let why = "the output layer reads the last layer's state";
+                return Err(Error::shape("recurrent step", weight.shape(), &[hidden], why));
+            }
         }
-        Ok(RecurrentStep { cell, batch, layers })
+        let form = if batch == 1 {
+            Form::Stack(stack(cell, layers, output, ids, precision))
+        } else {
+            let packed = layers.iter().enumerate();
+            let packed = packed.map(|(l, w)| Layer::new(cell, w, batch, ids && l == 0));
+            let packed = packed.collect::<Result<_>>()?;
+            let output = output
+                .map(|(weight, bias)| LinearStep::new(weight, bias, batch, precision))
+                .transpose()?;
+            Form::Layers(packed, output)
+        };
+        Ok(RecurrentStep { cell, batch, ids, form })
     }
 
     /// Number of layers.
     pub fn layers(&self) -> usize {
-        self.layers.len()
+        match &self.form {
+            Form::Stack(stack) => stack.layers(),
+            Form::Layers(layers, _) => layers.len(),
+        }
     }
 
     /// Rows of a step.
@@ -181,9 +133,12 @@ impl RecurrentStep {
 
     /// Sets all states to 0.
     pub fn reset(&mut self) {
-        for layer in &mut self.layers {
-            layer.h.fill(0.0);
-            layer.c.fill(0.0);
+        match &mut self.form {
+            Form::Stack(stack) => stack.reset(),
+            Form::Layers(layers, _) => layers.iter_mut().for_each(|layer| {
+                layer.h.fill(0.0);
+                layer.c.fill(0.0);
+            }),
         }
     }
 
@@ -192,7 +147,10 @@ impl RecurrentStep {
     /// # Panics
     /// If there is no such layer.
     pub fn h(&self, layer: usize) -> &[f32] {
-        &self.layers[layer].h
+        match &self.form {
+            Form::Stack(stack) => stack.h(layer),
+            Form::Layers(layers, _) => &layers[layer].h,
+        }
     }
 
     /// The cell state of an LSTM layer, `[batch, hidden]`; empty for the other cells.
@@ -200,7 +158,10 @@ impl RecurrentStep {
     /// # Panics
     /// If there is no such layer.
     pub fn c(&self, layer: usize) -> &[f32] {
-        &self.layers[layer].c
+        match &self.form {
+            Form::Stack(stack) => stack.c(layer),
+            Form::Layers(layers, _) => &layers[layer].c,
+        }
     }
 
     /// Sets the state of a layer; `c` is empty for all cells but the LSTM.
@@ -208,16 +169,21 @@ impl RecurrentStep {
     /// # Errors
     /// If there is no such layer or a length differs.
     pub fn set_state(&mut self, layer: usize, h: &[f32], c: &[f32]) -> Result<()> {
-        let count = self.layers.len();
-        let Some(to) = self.layers.get_mut(layer) else {
+        let count = self.layers();
+        if layer >= count {
             return Err(Error::argument("set_state", format!("layer {layer} of {count}")));
-        };
-        if (h.len(), c.len()) != (to.h.len(), to.c.len()) {
-            let (left, right) = ([h.len(), c.len()], [to.h.len(), to.c.len()]);
+        }
+        if (h.len(), c.len()) != (self.h(layer).len(), self.c(layer).len()) {
+            let (left, right) = ([h.len(), c.len()], [self.h(layer).len(), self.c(layer).len()]);
             return Err(Error::shape("set_state", &left, &right, "lengths of h and c differ"));
         }
-        to.h.copy_from_slice(h);
-        to.c.copy_from_slice(c);
+        match &mut self.form {
+            Form::Stack(stack) => stack.set_state(layer, h, c),
+            Form::Layers(layers, _) => {
+                layers[layer].h.copy_from_slice(h);
+                layers[layer].c.copy_from_slice(c);
+            }
+        }
         Ok(())
     }
 
@@ -226,13 +192,11 @@ impl RecurrentStep {
     /// # Errors
     /// If the layers differ in number or size.
     pub fn copy_state(&mut self, from: &RecurrentStep) -> Result<()> {
-        for (i, layer) in from.layers.iter().enumerate() {
-            self.set_state(i, &layer.h, &layer.c)?;
-        }
-        Ok(())
+        (0..from.layers()).try_for_each(|l| self.set_state(l, from.h(l), from.c(l)))
     }
 
-    /// Advances by one step and returns the hidden state of the last layer, `[batch, hidden]`.
+    /// Advances by one step and returns the hidden state of the last layer, `[batch, hidden]`, or
+    /// what the output layer makes of it.
     ///
     /// # Shapes
     /// `ids` `[batch, active]`; [`NO_ID`](crate::NO_ID) fills what is not used.
@@ -240,23 +204,22 @@ impl RecurrentStep {
     /// # Errors
     /// If there are not as many bags as rows, an id is too large, or the first layer reads vectors.
     pub fn step_ids(&mut self, ids: &[u32]) -> Result<&[f32]> {
-        let first = &mut self.layers[0];
-        let Entrance::Table(table) = &first.entrance else {
+        if !self.ids {
             return Err(Error::argument("step_ids", "the first layer reads vectors"));
-        };
+        }
         if self.batch == 0 || ids.is_empty() || !ids.len().is_multiple_of(self.batch) {
             let why = "one bag of ids for each row is wanted";
             return Err(Error::shape("step_ids", &[ids.len()], &[self.batch], why));
         }
-        if let Some(id) = ids.iter().find(|id| **id != NO_ID && **id as usize >= first.inputs) {
-            return Err(Error::Id { op: "step_ids", id: *id, rows: first.inputs });
+        let rows = self.inputs();
+        if let Some(id) = ids.iter().find(|id| **id != NO_ID && **id as usize >= rows) {
+            return Err(Error::Id { op: "step_ids", id: *id, rows });
         }
-        let (active, width) = (ids.len() / self.batch, first.bias.len());
-        embedding_forward(table, ids, Some(&first.bias), &mut first.gates, active, width);
-        Ok(self.advance(None))
+        self.advance(StepInput::Ids(ids))
     }
 
-    /// Advances by one step and returns the hidden state of the last layer, `[batch, hidden]`.
+    /// Advances by one step and returns the hidden state of the last layer, `[batch, hidden]`, or
+    /// what the output layer makes of it.
     ///
     /// # Shapes
     /// `x` `[batch, inputs]`.
@@ -264,103 +227,99 @@ impl RecurrentStep {
     /// # Errors
     /// If the length differs or the first layer reads ids.
     pub fn step_dense(&mut self, x: &[f32]) -> Result<&[f32]> {
-        let first = &self.layers[0];
-        if matches!(first.entrance, Entrance::Table(_)) {
+        if self.ids {
             return Err(Error::argument("step_dense", "the first layer reads ids"));
         }
-        if x.len() != self.batch * first.inputs {
-            let right = [self.batch, first.inputs];
+        if x.len() != self.batch * self.inputs() {
+            let right = [self.batch, self.inputs()];
             return Err(Error::shape("step_dense", &[x.len()], &right, "the lengths differ"));
         }
-        Ok(self.advance(Some(x)))
+        self.advance(StepInput::Dense(x))
     }
 
-    fn advance(&mut self, x: Option<&[f32]>) -> &[f32] {
-        for at in 0..self.layers.len() {
-            let (below, above) = self.layers.split_at_mut(at);
-            let x = below.last().map_or(x, |layer| Some(&layer.h[..]));
-            above[0].step(self.cell, x);
+    fn inputs(&self) -> usize {
+        match &self.form {
+            Form::Stack(stack) => stack.inputs(),
+            Form::Layers(layers, _) => layers[0].inputs,
         }
-        &self.layers[self.layers.len() - 1].h
+    }
+
+    fn advance(&mut self, input: StepInput) -> Result<&[f32]> {
+        let (layers, output) = match &mut self.form {
+            Form::Stack(stack) => return Ok(stack.step(input)),
+            Form::Layers(layers, output) => (layers, output),
+        };
+        for at in 0..layers.len() {
+            let (below, above) = layers.split_at_mut(at);
+            let input = below.last().map_or(input, |layer| StepInput::Dense(&layer.h));
+            above[0].step(self.cell, self.batch, input);
+        }
+        let h = &layers[layers.len() - 1].h;
+        match output {
+            None => Ok(h),
+            Some(output) => output.apply(h),
+        }
     }
 }
 
-impl Layer {
-    fn new(
-        cell: Cell,
-        w: &LayerWeights,
-        batch: usize,
-        precision: Precision,
-        below: Option<usize>,
-        ids: bool,
-    ) -> Result<Layer> {
-        let fault = |why| Error::shape("recurrent step", w.w_ih.shape(), w.w_hh.shape(), why);
-        let &[outputs, inputs] = w.w_ih.shape() else { return Err(fault("W_ih has two axes")) };
-        let hidden = outputs / cell.gates();
-        if w.w_hh.shape() != [outputs, hidden] || outputs != hidden * cell.gates() {
-            return Err(fault("W_ih [gates * hidden, inputs] and W_hh [gates * hidden, hidden]"));
-        }
-        if w.b_ih.shape() != [outputs] || w.b_hh.shape() != [outputs] {
-            return Err(fault("a bias has a number for each row of the weights"));
-        }
-        if below.is_some_and(|below| below != inputs) {
-            return Err(fault("a layer reads what the one below it gives"));
-        }
-        let entrance = if ids {
-            Entrance::Table(w.w_ih.t()?.to_vec())
-        } else {
-            Entrance::Dense(Weight::new(w.w_ih, outputs, inputs, batch, precision))
-        };
-        let w_hh = Weight::new(w.w_hh, outputs, hidden, batch, precision);
-        let (mut bias, b_hh) = (w.b_ih.to_vec(), w.b_hh.to_vec());
-        if cell != Cell::Gru {
-            bias.iter_mut().zip(&b_hh).for_each(|(b, hh)| *b += hh);
-        }
-        let state = batch * hidden;
-        let if_cell = |is: bool| vec![0.0; if is { state } else { 0 }];
-        Ok(Layer {
-            entrance,
-            inputs,
-            hidden,
-            w_hh,
-            bias,
-            b_hh,
-            gates: vec![0.0; batch * outputs],
-            rec: vec![0.0; if cell == Cell::Gru { batch * outputs } else { 0 }],
-            h: vec![0.0; state],
-            h_next: vec![0.0; if matches!(cell, Cell::Rnn(_)) { 0 } else { state }],
-            c: if_cell(cell == Cell::Lstm),
-            c_next: if_cell(cell == Cell::Lstm),
-            h_n: if_cell(cell == Cell::Gru),
-        })
+/// Makes sure that the weights of a layer fit together and to the layer below; returns its units.
+fn check_layer(cell: Cell, w: &LayerWeights, below: Option<usize>) -> Result<usize> {
+    let fault = |why| Error::shape("recurrent step", w.w_ih.shape(), w.w_hh.shape(), why);
+    let &[outputs, inputs] = w.w_ih.shape() else { return Err(fault("W_ih has two axes")) };
+    let hidden = outputs / cell.gates();
+    if w.w_hh.shape() != [outputs, hidden] || outputs != hidden * cell.gates() {
+        return Err(fault("W_ih [gates * hidden, inputs] and W_hh [gates * hidden, hidden]"));
     }
+    if w.b_ih.shape() != [outputs] || w.b_hh.shape() != [outputs] {
+        return Err(fault("a bias has a number for each row of the weights"));
+    }
+    if below.is_some_and(|below| below != inputs) {
+        return Err(fault("a layer reads what the one below it gives"));
+    }
+    Ok(hidden)
+}
 
-    /// Advances by one step. Without `x` the input part lies in the gates already.
-    fn step(&mut self, cell: Cell, x: Option<&[f32]>) {
-        let (hidden, gates) = (self.hidden, &mut self.gates[..]);
-        if let (Entrance::Dense(w), Some(x)) = (&self.entrance, x) {
-            w.apply(x, Some(&self.bias), gates, false);
-        }
-        match cell {
-            Cell::Lstm => {
-                self.w_hh.apply(&self.h, None, gates, true);
-                lstm_cell_forward(gates, &self.c, &mut self.c_next, &mut self.h_next, hidden);
-                std::mem::swap(&mut self.c, &mut self.c_next);
-                std::mem::swap(&mut self.h, &mut self.h_next);
-            }
-            Cell::Gru => {
-                self.w_hh.apply(&self.h, Some(&self.b_hh), &mut self.rec, false);
-                let (next, h_n) = (&mut self.h_next, &mut self.h_n);
-                gru_cell_forward(gates, &self.rec, &self.h, next, h_n, hidden);
-                std::mem::swap(&mut self.h, &mut self.h_next);
-            }
-            Cell::Rnn(f) => {
-                self.w_hh.apply(&self.h, None, gates, true);
-                rnn_cell_forward(gates, f);
-                std::mem::swap(&mut self.h, &mut self.gates);
-            }
-        }
+/// Outputs and inputs of a linear layer whose shapes fit.
+fn check_linear(weight: &Tensor, bias: Option<&Tensor>) -> Result<(usize, usize)> {
+    let fault = |right: &[usize]| {
+        let why = "weight [outputs, inputs] and bias [outputs]";
+        Error::shape("linear step", weight.shape(), right, why)
+    };
+    let &[outputs, inputs] = weight.shape() else { return Err(fault(&[])) };
+    match bias {
+        Some(bias) if bias.shape() != [outputs] => Err(fault(bias.shape())),
+        _ => Ok((outputs, inputs)),
     }
+}
+
+/// Packs checked weights for one row.
+fn stack(
+    cell: Cell,
+    layers: &[LayerWeights],
+    output: Option<(&Tensor, Option<&Tensor>)>,
+    ids: bool,
+    precision: Precision,
+) -> StepStack {
+    let all = layers.iter().map(|w| [w.w_ih, w.w_hh, w.b_ih, w.b_hh].map(Tensor::values));
+    let all: Vec<_> = all.collect();
+    let mut weights = Vec::new();
+    for (w, [w_ih, w_hh, b_ih, b_hh]) in layers.iter().zip(&all) {
+        let (of_ih, of_hh) = (w.w_ih.shape(), w.w_hh.shape());
+        weights.push(StepWeights {
+            w_ih: MatRef::new(w_ih, of_ih[0], of_ih[1]).t(),
+            w_hh: MatRef::new(w_hh, of_hh[0], of_hh[1]).t(),
+            b_ih,
+            b_hh,
+        });
+    }
+    let values = output.map(|(weight, bias)| {
+        let zeros = || vec![0.0; weight.shape()[0]];
+        (weight.shape(), weight.values(), bias.map_or_else(zeros, Tensor::to_vec))
+    });
+    let output = values
+        .as_ref()
+        .map(|(shape, weight, bias)| (MatRef::new(weight, shape[0], shape[1]).t(), &bias[..]));
+    StepStack::new(cell, &weights, ids, output, precision)
 }
 
 /// A linear layer that is applied to one batch after another.
@@ -384,16 +343,8 @@ impl LinearStep {
         batch: usize,
         precision: Precision,
     ) -> Result<LinearStep> {
-        let fault = |right: &[usize]| {
-            let why = "weight [outputs, inputs] and bias [outputs]";
-            Error::shape("linear step", weight.shape(), right, why)
-        };
-        let &[outputs, inputs] = weight.shape() else { return Err(fault(&[])) };
-        let bias = match bias {
-            Some(bias) if bias.shape() != [outputs] => return Err(fault(bias.shape())),
-            Some(bias) => bias.to_vec(),
-            None => vec![0.0; outputs],
-        };
+        let (outputs, inputs) = check_linear(weight, bias)?;
+        let bias = bias.map_or_else(|| vec![0.0; outputs], Tensor::to_vec);
         let w = Weight::new(weight, outputs, inputs, batch, precision);
         Ok(LinearStep { w, bias, inputs, y: vec![0.0; batch * outputs] })
     }

@@ -23,5 +23,7 @@ pub mod philox;
 pub mod recurrent;
 pub mod reference;
 pub mod softmax;
+mod stages;
+pub mod step;
 pub mod stream;
 pub mod threads;

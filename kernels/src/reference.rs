@@ -4,6 +4,7 @@ pub mod elementwise;
 pub mod optim;
 pub mod recurrent;
 pub mod rows;
+pub mod stream;
 
 use crate::gemm::{MatMut, MatRef};
 

@@ -1,17 +1,23 @@
-//! Products of one row with a weight that is read once, in the order in which it lies: `y = x W + b`.
+//! Products of one row with weights that are read once, in the order in which they lie:
+//! `y = x W + b`.
 //!
 //! One token after another means one row at a time, and every weight is used once for each: the time
-//! is that of reading the weights. So they are one unbroken stream, panel by panel, on huge pages,
-//! fetched ahead; and where they do not fit into the caches they can be stored as bf16, which halves
-//! the stream. The states and the sums stay f32: a bf16 weight is widened, which is exact.
+//! is that of reading the weights. So they are one unbroken stream of cache lines on huge pages, which
+//! the hardware fetches ahead by itself; and they can be stored as bf16 or as int8 with a scale for
+//! each column, a half or a quarter of the stream.
 //!
-//! Each column has one accumulator and products are added in ascending `k`. With f32 weights the bits
-//! are those of [`gemm_packed_forward`](crate::gemm::gemm_packed_forward) on the same tier.
+//! - f32 and bf16: each column has one accumulator and products are added in ascending `k`. A bf16
+//!   weight is widened, which is exact. With f32 weights the bits are those of
+//!   [`gemm_packed_forward`](crate::gemm::gemm_packed_forward) on the same tier.
+//! - int8: the row is rounded to 255 steps of a scale of its own, sums are whole numbers and exact,
+//!   so their bits are the same on every tier
+//!   ([`reference::stream`](crate::reference::stream) is the definition).
 
-use crate::cpu::lanes::{Block, Body, LANES, Lanes, dispatch};
-use crate::cpu::shared::Shared;
+use crate::cpu::dot_int8::dot_int8;
+use crate::cpu::lanes::{Block, LANES};
+use crate::cpu::shared::{Shared, with_scratch};
+use crate::cpu::stream_lines::add_lines;
 use crate::gemm::MatRef;
-use crate::isa::{self, Isa};
 use crate::pages::Pages;
 use crate::threads::parallel_for;
 use half::bf16;
@@ -24,61 +30,154 @@ pub enum Precision {
     F32,
     /// 16 bits, 8 of them for the fraction: rounded to nearest even, half the memory.
     Bf16,
+    /// Whole numbers in `[-127, 127]` and one f32 scale for each column: a quarter of the memory. The
+    /// row that meets them is rounded likewise, by its largest number.
+    Int8,
 }
 
-/// Columns are counted in pairs of blocks: a block of bf16 words holds two columns in each word.
-const PAIR: usize = 2 * LANES;
-/// Pairs of the widest panel: 128 columns are 8 chains of additions in AVX-512, which hide the time
-/// of one.
-const PANEL: usize = 4;
+/// Most blocks of sixteen columns in a panel. Four chains of additions hide the time of one in
+/// AVX-512, and are the eight that AVX2 wants.
+pub(crate) const PANEL: usize = 4;
 /// Bytes of weight that are worth a task of their own.
-const TASK: usize = 512 << 10;
-/// Blocks by which the stream is fetched ahead: 8 KiB. Beyond the second-level cache this doubles the
-/// rate (bench `rnn_generate`); half and twice the distance do as well.
-const AHEAD: usize = 128;
+const TASK: usize = 256 << 10;
 
-/// A weight matrix `[k, n]` in the order in which [`stream_forward`] reads it.
+impl Precision {
+    /// Every way to store weights.
+    pub const ALL: [Precision; 3] = [Precision::F32, Precision::Bf16, Precision::Int8];
+
+    /// What suits a network of `count` weights of which each is read for every token: f32 while all
+    /// of them fit into 4 MiB, about what the caches near a core hold, and bf16 beyond.
+    pub fn for_weights(count: usize) -> Precision {
+        if count <= (4 << 20) / size_of::<f32>() { Precision::F32 } else { Precision::Bf16 }
+    }
+
+    /// Its name: `f32`, `bf16` or `int8`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Precision::F32 => "f32",
+            Precision::Bf16 => "bf16",
+            Precision::Int8 => "int8",
+        }
+    }
+
+    /// Finds a precision by its name.
+    pub fn from_name(name: &str) -> Option<Precision> {
+        Precision::ALL.into_iter().find(|p| p.name() == name)
+    }
+
+    /// Bytes of a weight.
+    pub fn bytes(self) -> usize {
+        size_of::<f32>() / self.rows()
+    }
+
+    /// Rows of the matrix in a line of 64 bytes, which always holds sixteen columns.
+    #[inline]
+    pub(crate) fn rows(self) -> usize {
+        match self {
+            Precision::F32 => 1,
+            Precision::Bf16 => 2,
+            Precision::Int8 => 4,
+        }
+    }
+}
+
+/// Weights in the order in which they are read: one matrix `[k, n]`, or several with the same columns
+/// that meet rows of their own.
 ///
-/// Panels of up to 128 columns, one after the other, each `[k][columns]`. A block of 16 words of bf16
-/// holds column `j` in the low and column `j + 16` in the high half of word `j`.
+/// Columns come in blocks of sixteen. Those of a matrix of `gates` parts of `n / gates` columns each
+/// are told apart: the same sixteen columns of each part stand side by side, so that whoever has
+/// their sums has all gates of sixteen units. A panel is up to four blocks: for one matrix after the
+/// other its rows, `[k / rows in a line][blocks]` lines.
 #[derive(Clone)]
 pub struct StreamedB {
-    k: usize,
+    k: Vec<usize>,
     n: usize,
+    gates: usize,
     precision: Precision,
-    blocks: Pages,
+    lines: Pages,
+    /// Of int8 weights, `[matrices][blocks]`: the scales of the columns.
+    scales: Vec<Block>,
+    /// Likewise: -128 times the sums of the columns.
+    offsets: Vec<[i32; LANES]>,
 }
 
 impl StreamedB {
     /// Packs `b` `[k, n]`.
     pub fn new(b: MatRef, precision: Precision) -> StreamedB {
-        let (k, n) = (b.rows, b.cols);
-        let blocks = n.div_ceil(PAIR) * PAIR / precision.columns() * k;
-        let mut w = StreamedB { k, n, precision, blocks: Pages::new(blocks) };
-        for panel in 0..w.panels() {
-            let (from, stride, rows) = w.place(panel);
-            for (at, block) in w.blocks[rows].iter_mut().enumerate() {
-                let (l, first) = (at / stride, from + at % stride * precision.columns());
-                let value = |j| {
-                    if j < n { b.data[l * b.row_stride + j * b.col_stride] } else { 0.0 }
-                };
-                for (j, x) in block.iter_mut().enumerate() {
-                    *x = match precision {
-                        Precision::F32 => value(first + j),
-                        Precision::Bf16 => word(value(first + j), value(first + LANES + j)),
-                    };
-                }
-            }
+        StreamedB::joined(&[b], 1, precision)
+    }
+
+    /// Packs matrices `[k, n]` of the same `n`, each of `gates` parts of `n / gates` columns.
+    ///
+    /// # Panics
+    /// If `n` differs or is no multiple of `gates`, or there are no or more than four gates.
+    pub fn joined(b: &[MatRef], gates: usize, precision: Precision) -> StreamedB {
+        let n = b.first().map_or(0, |b| b.cols);
+        assert!((1..=PANEL).contains(&gates) && n.is_multiple_of(gates));
+        assert!(b.iter().all(|b| b.cols == n));
+        let k: Vec<usize> = b.iter().map(|b| b.rows).collect();
+        let mut w = StreamedB {
+            k,
+            n,
+            gates,
+            precision,
+            lines: Pages::new(0),
+            scales: Vec::new(),
+            offsets: Vec::new(),
+        };
+        w.lines = Pages::new(w.blocks() * w.depth());
+        for (part, b) in b.iter().enumerate() {
+            w.pack(part, b);
         }
         w
     }
 
-    /// Rows of the matrix.
-    pub fn k(&self) -> usize {
-        self.k
+    fn pack(&mut self, part: usize, b: &MatRef) {
+        let rows = self.precision.rows();
+        for block in 0..self.blocks() {
+            let columns = std::array::from_fn(|lane| self.column(block, lane));
+            let value = |l: usize, column: Option<usize>| match column {
+                Some(j) if l < b.rows => b.data[l * b.row_stride + j * b.col_stride],
+                _ => 0.0,
+            };
+            let (panel, at) = (block / self.per_panel(), block % self.per_panel());
+            let (width, lines) = (self.width(panel), self.lines_of(panel, part));
+            let scales = columns.map(|column| {
+                let largest = (0..b.rows).map(|l| value(l, column).abs()).fold(0.0, f32::max);
+                largest / 127.0
+            });
+            let mut sums = [0; LANES];
+            let lines = self.lines[lines].iter_mut().skip(at).step_by(width);
+            for (line, l) in lines.zip((0..).step_by(rows)) {
+                for (lane, column) in columns.into_iter().enumerate() {
+                    line[lane] = match self.precision {
+                        Precision::F32 => value(l, column),
+                        Precision::Bf16 => {
+                            let bits = |l| u32::from(bf16::from_f32(value(l, column)).to_bits());
+                            f32::from_bits(bits(l) | bits(l + 1) << 16)
+                        }
+                        Precision::Int8 => {
+                            let whole = |l| whole(value(l, column), scales[lane]);
+                            let bytes = [0, 1, 2, 3].map(|i| whole(l + i));
+                            sums[lane] += bytes.map(i32::from).iter().sum::<i32>();
+                            f32::from_ne_bytes(bytes.map(|x| x as u8))
+                        }
+                    };
+                }
+            }
+            if self.precision == Precision::Int8 {
+                self.scales.push(scales);
+                self.offsets.push(sums.map(|sum| -128 * sum));
+            }
+        }
     }
 
-    /// Columns of the matrix.
+    /// Rows of the matrix; of several, those of the first.
+    pub fn k(&self) -> usize {
+        self.k.first().copied().unwrap_or(0)
+    }
+
+    /// Columns of the matrices.
     pub fn n(&self) -> usize {
         self.n
     }
@@ -90,69 +189,103 @@ impl StreamedB {
 
     /// Bytes that one product reads.
     pub fn bytes(&self) -> usize {
-        size_of_val(&*self.blocks)
+        size_of_val(&*self.lines)
+    }
+
+    /// Blocks of sixteen columns.
+    pub(crate) fn blocks(&self) -> usize {
+        (self.n / self.gates).div_ceil(LANES) * self.gates
     }
 
     /// Number of panels.
-    fn panels(&self) -> usize {
-        self.n.div_ceil(PAIR).div_ceil(PANEL)
+    pub(crate) fn panels(&self) -> usize {
+        self.blocks().div_ceil(self.per_panel())
     }
 
-    /// The first pair of columns of a panel: as even as can be.
-    fn panel(&self, i: usize) -> usize {
-        let (pairs, panels) = (self.n.div_ceil(PAIR), self.panels());
-        pairs / panels * i + (pairs % panels).min(i)
+    /// The blocks of a panel.
+    pub(crate) fn blocks_of(&self, panel: usize) -> Range<usize> {
+        panel * self.per_panel()..((panel + 1) * self.per_panel()).min(self.blocks())
     }
 
-    /// The first column of a panel, the blocks of each of its rows, and where they lie.
-    fn place(&self, i: usize) -> (usize, usize, Range<usize>) {
-        let (from, to) = (self.panel(i) * PAIR, self.panel(i + 1) * PAIR);
-        let columns = self.precision.columns();
-        (from, (to - from) / columns, from / columns * self.k..to / columns * self.k)
+    /// Blocks of a panel that is not the last: whole sets of gates.
+    fn per_panel(&self) -> usize {
+        self.gates * (PANEL / self.gates)
     }
 
-    /// [`Self::place`] with the blocks themselves.
+    fn width(&self, panel: usize) -> usize {
+        self.blocks_of(panel).len()
+    }
+
+    /// The column that a lane of a block holds, if it is not padding.
+    pub(crate) fn column(&self, block: usize, lane: usize) -> Option<usize> {
+        let (units, unit) = (self.n / self.gates, block / self.gates * LANES + lane);
+        (unit < units).then_some(block % self.gates * units + unit)
+    }
+
+    /// Lines of a block, all matrices together.
+    fn depth(&self) -> usize {
+        self.k.iter().map(|k| k.div_ceil(self.precision.rows())).sum()
+    }
+
+    /// The lines of one matrix in a panel.
+    fn lines_of(&self, panel: usize, part: usize) -> Range<usize> {
+        let rows = self.precision.rows();
+        let before: usize = self.k[..part].iter().map(|k| k.div_ceil(rows)).sum();
+        let (first, width) = (self.blocks_of(panel).start * self.depth(), self.width(panel));
+        let start = first + before * width;
+        start..start + self.k[part].div_ceil(rows) * width
+    }
+
+    /// Adds a row times matrix `part` to the sums of a panel.
     #[inline]
-    fn rows(&self, panel: usize) -> (usize, usize, &[Block]) {
-        let (from, stride, rows) = self.place(panel);
-        (from, stride, &self.blocks[rows])
+    pub(crate) fn add(&self, panel: usize, part: usize, x: Row, sums: &mut [Block]) {
+        let (lines, blocks) = (&self.lines[self.lines_of(panel, part)], self.blocks_of(panel));
+        if self.precision != Precision::Int8 {
+            return add_lines(x.numbers, lines, self.precision == Precision::Bf16, sums);
+        }
+        let first = part * self.blocks();
+        let columns = first + blocks.start..first + blocks.end;
+        let mut whole = [[0; LANES]; PANEL];
+        let whole = &mut whole[..blocks.len()];
+        dot_int8(x.numbers, lines, &self.offsets[columns.clone()], whole);
+        for ((sums, whole), scales) in sums.iter_mut().zip(whole).zip(&self.scales[columns]) {
+            for lane in 0..LANES {
+                sums[lane] += whole[lane] as f32 * (x.scale * scales[lane]);
+            }
+        }
     }
 }
 
-impl Precision {
-    /// What suits a network of `count` weights of which each is read for every token: f32 while all
-    /// of them fit into 4 MiB, about what the caches near a core hold, and bf16 beyond.
-    pub fn for_weights(count: usize) -> Precision {
-        if count <= (4 << 20) / size_of::<f32>() { Precision::F32 } else { Precision::Bf16 }
-    }
-
-    /// Its name: `f32` or `bf16`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Precision::F32 => "f32",
-            Precision::Bf16 => "bf16",
-        }
-    }
-
-    /// Finds a precision by its name.
-    pub fn from_name(name: &str) -> Option<Precision> {
-        [Precision::F32, Precision::Bf16].into_iter().find(|p| p.name() == name)
-    }
-
-    /// Columns in a block of a row.
-    #[inline]
-    fn columns(self) -> usize {
-        match self {
-            Precision::F32 => LANES,
-            Precision::Bf16 => PAIR,
-        }
-    }
+/// A number in units of `scale`; nothing is 0 in units of nothing.
+fn whole(x: f32, scale: f32) -> i8 {
+    // As weight files are written, so that what was read from one is packed without loss.
+    if scale > 0.0 { (x / scale).round_ties_even().clamp(-127.0, 127.0) as i8 } else { 0 }
 }
 
-/// Two bf16 in the bits of one f32.
-fn word(low: f32, high: f32) -> f32 {
-    let bits = |x| u32::from(bf16::from_f32(x).to_bits());
-    f32::from_bits(bits(low) | bits(high) << 16)
+/// A row as a product reads it.
+#[derive(Clone, Copy)]
+pub(crate) struct Row<'a> {
+    /// The numbers; for int8 weights four whole numbers of a byte in each.
+    numbers: &'a [f32],
+    /// The unit of the whole numbers.
+    scale: f32,
+}
+
+impl<'a> Row<'a> {
+    /// Numbers of room that [`Row::new`] wants.
+    pub(crate) fn room(k: usize, precision: Precision) -> usize {
+        if precision == Precision::Int8 { k.div_ceil(4) } else { 0 }
+    }
+
+    /// Prepares a row for weights of this precision.
+    #[inline]
+    pub(crate) fn new(x: &'a [f32], precision: Precision, room: &'a mut [f32]) -> Row<'a> {
+        if precision != Precision::Int8 {
+            return Row { numbers: x, scale: 1.0 };
+        }
+        let scale = crate::cpu::dot_int8::quantise(x, bytemuck::cast_slice_mut(room));
+        Row { numbers: room, scale }
+    }
 }
 
 /// Computes `y = x W + bias`, or `y = y + x W + bias` if `accumulate`.
@@ -163,7 +296,7 @@ fn word(low: f32, high: f32) -> f32 {
 /// `x` `[k]`, `w` `[k, n]`, `bias` `[n]`, `y` `[n]`. `k = 0` gives the bias.
 ///
 /// # Panics
-/// If the sizes disagree.
+/// If the sizes disagree, or `w` holds several matrices or gates.
 pub fn stream_forward(
     x: &[f32],
     w: &StreamedB,
@@ -171,7 +304,8 @@ pub fn stream_forward(
     y: &mut [f32],
     accumulate: bool,
 ) {
-    assert_eq!((x.len(), y.len()), (w.k, w.n));
+    assert_eq!((w.k.len(), w.gates), (1, 1));
+    assert_eq!((x.len(), y.len()), (w.k(), w.n));
     assert!(bias.is_none_or(|bias| bias.len() == w.n));
     let panels = w.panels();
     if panels == 0 {
@@ -180,180 +314,24 @@ pub fn stream_forward(
     // Whole panels, as even as their number allows.
     let tasks = (w.bytes() / TASK).clamp(1, panels);
     let y = Shared::new(y);
-    parallel_for(panels, panels.div_ceil(tasks), |panels| {
-        let columns = w.panel(panels.start) * PAIR..(w.panel(panels.end) * PAIR).min(w.n);
-        // SAFETY: tasks take panels of their own.
-        let y = unsafe { y.slice(columns) };
-        let part = Part { x, w, bias, panels, y, accumulate };
-        // AVX-512 keeps the sums of a whole panel in 8 of its 32 registers; the other tiers take
-        // half a panel at a time.
-        match (isa::active(), w.precision) {
-            (Isa::Scalar, _) => part.plain(),
-            (Isa::Avx512, Precision::F32) => dispatch(Vector::<PANEL, false>(part)),
-            (Isa::Avx512, Precision::Bf16) => dispatch(Vector::<PANEL, true>(part)),
-            (_, Precision::F32) => dispatch(Vector::<{ PANEL / 2 }, false>(part)),
-            (_, Precision::Bf16) => dispatch(Vector::<{ PANEL / 2 }, true>(part)),
-        }
+    with_scratch(Row::room(w.k(), w.precision), |room| {
+        let x = Row::new(x, w.precision, room);
+        parallel_for(panels, panels.div_ceil(tasks), |panels| {
+            for panel in panels {
+                let blocks = w.blocks_of(panel);
+                let columns = blocks.start * LANES..(blocks.end * LANES).min(w.n);
+                // SAFETY: tasks take panels of their own.
+                let y = unsafe { y.slice(columns.clone()) };
+                let mut sums = [[0.0; LANES]; PANEL];
+                if accumulate {
+                    sums.as_flattened_mut()[..y.len()].copy_from_slice(y);
+                }
+                w.add(panel, 0, x, &mut sums[..blocks.len()]);
+                y.copy_from_slice(&sums.as_flattened()[..y.len()]);
+                if let Some(bias) = bias {
+                    y.iter_mut().zip(&bias[columns]).for_each(|(y, bias)| *y += bias);
+                }
+            }
+        });
     });
-}
-
-/// Some panels of a product.
-struct Part<'a> {
-    x: &'a [f32],
-    w: &'a StreamedB,
-    bias: Option<&'a [f32]>,
-    panels: Range<usize>,
-    /// The columns of these panels.
-    y: &'a mut [f32],
-    accumulate: bool,
-}
-
-impl Part<'_> {
-    /// One number at a time: the lesson.
-    fn plain(self) {
-        let first = self.w.panel(self.panels.start) * PAIR;
-        for panel in self.panels {
-            let (from, stride, rows) = self.w.rows(panel);
-            for column in from..(from + stride * self.w.precision.columns()).min(self.w.n) {
-                let at = column - from;
-                let y = &mut self.y[column - first];
-                let mut sum = if self.accumulate { *y } else { 0.0 };
-                for (x, row) in self.x.iter().zip(rows.chunks_exact(stride)) {
-                    // Not `mul_add`: without a fused instruction it is a call of hundreds of cycles.
-                    sum += x * match self.w.precision {
-                        Precision::F32 => row[at / LANES][at % LANES],
-                        Precision::Bf16 => {
-                            let word = row[at / PAIR][at % LANES].to_bits();
-                            let high = at % PAIR >= LANES;
-                            f32::from_bits(if high { word & 0xffff_0000 } else { word << 16 })
-                        }
-                    };
-                }
-                *y = sum + self.bias.map_or(0.0, |bias| bias[column]);
-            }
-        }
-    }
-}
-
-/// The vector form: at most `MOST` pairs of blocks of columns at a time.
-struct Vector<'a, const MOST: usize, const BF16: bool>(Part<'a>);
-
-impl<const MOST: usize, const BF16: bool> Body for Vector<'_, MOST, BF16> {
-    type Out = ();
-    #[inline(always)]
-    fn run<L: Lanes>(self) {
-        let Part { x, w, bias, panels, mut y, accumulate } = self.0;
-        for panel in panels {
-            let (from, stride, rows) = w.rows(panel);
-            let pairs = stride * w.precision.columns() / PAIR;
-            let mut pair = 0;
-            while pair < pairs {
-                let first = from + pair * PAIR;
-                let here = MOST.min(pairs - pair);
-                let (columns, rest) = y.split_at_mut((here * PAIR).min(w.n - first));
-                let strip = Strip {
-                    x,
-                    rows,
-                    stride,
-                    at: pair * PAIR / w.precision.columns(),
-                    bias: bias.map(|bias| &bias[first..]),
-                    y: columns,
-                    accumulate,
-                };
-                match here {
-                    1 => strip.compute::<L, 1, BF16>(),
-                    2 => strip.compute::<L, 2, BF16>(),
-                    3 if MOST > 2 => strip.compute::<L, 3, BF16>(),
-                    _ if MOST > 2 => strip.compute::<L, 4, BF16>(),
-                    _ => unreachable!("strips have at most {MOST} pairs"),
-                }
-                y = rest;
-                pair += here;
-            }
-        }
-    }
-}
-
-/// Some columns of a panel.
-struct Strip<'a> {
-    x: &'a [f32],
-    /// The panel, rows of `stride` blocks; the strip begins at block `at` of each.
-    rows: &'a [Block],
-    stride: usize,
-    at: usize,
-    bias: Option<&'a [f32]>,
-    y: &'a mut [f32],
-    accumulate: bool,
-}
-
-impl Strip<'_> {
-    /// Computes `P` pairs of blocks of columns, whose sums stay in registers.
-    #[inline(always)]
-    fn compute<L: Lanes, const P: usize, const BF16: bool>(self) {
-        let mut sums = [[L::zero(); 2]; P];
-        if self.accumulate {
-            for (p, sums) in sums.iter_mut().enumerate() {
-                for (half, sum) in sums.iter_mut().enumerate() {
-                    *sum = load(self.y, (2 * p + half) * LANES);
-                }
-            }
-        }
-        let width = if BF16 { P } else { 2 * P };
-        let high = L::ints(0xffff_0000_u32 as i32);
-        for (x, row) in self.x.iter().zip(self.rows.chunks_exact(self.stride)) {
-            let row = &row[self.at..self.at + width];
-            let x = L::splat(*x);
-            for (p, [low_sum, high_sum]) in sums.iter_mut().enumerate() {
-                if BF16 {
-                    fetch(&row[p]);
-                    let words = L::load(&row[p]).bits();
-                    *low_sum = x.mul_add(L::from_bits(L::shift_left::<16>(words)), *low_sum);
-                    *high_sum = x.mul_add(L::from_bits(L::and(words, high)), *high_sum);
-                } else {
-                    fetch(&row[2 * p]);
-                    fetch(&row[2 * p + 1]);
-                    *low_sum = x.mul_add(L::load(&row[2 * p]), *low_sum);
-                    *high_sum = x.mul_add(L::load(&row[2 * p + 1]), *high_sum);
-                }
-            }
-        }
-        for (p, sums) in sums.into_iter().enumerate() {
-            for (half, mut sum) in sums.into_iter().enumerate() {
-                let first = (2 * p + half) * LANES;
-                if let Some(bias) = self.bias {
-                    sum = sum.add(load(bias, first));
-                }
-                match self.y.get_mut(first..) {
-                    None => {}
-                    Some(y) => match y.first_chunk_mut() {
-                        Some(y) => sum.store(y),
-                        None => sum.store_part(y),
-                    },
-                }
-            }
-        }
-    }
-}
-
-/// Sixteen numbers of `x` from `first` on, as far as there are any.
-#[inline(always)]
-fn load<L: Lanes>(x: &[f32], first: usize) -> L {
-    let x = x.get(first..).unwrap_or_default();
-    match x.first_chunk() {
-        Some(x) => L::load(x),
-        None => L::load_part(x),
-    }
-}
-
-/// Begins to load what the stream holds some way after `block`.
-#[inline(always)]
-fn fetch(block: &Block) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: a fetch changes nothing and never faults, wherever it points.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>((&raw const *block).wrapping_add(AHEAD).cast()) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (block, AHEAD);
 }

@@ -43,6 +43,15 @@ pub fn threads() -> usize {
     1
 }
 
+/// Which of a pool's threads this is; `None` outside of one.
+#[inline]
+pub(crate) fn index() -> Option<usize> {
+    #[cfg(feature = "threads")]
+    return rayon::current_thread_index();
+    #[cfg(not(feature = "threads"))]
+    None
+}
+
 /// A pool of threads. Long work runs inside [`Pool::run`]: a fork from inside a pool costs
 /// nanoseconds, from outside microseconds.
 pub struct Pool {

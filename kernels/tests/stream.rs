@@ -3,6 +3,7 @@
 mod support;
 
 use etude_kernels::gemm::{MatMut, MatRef, PackedB, gemm_packed_forward};
+use etude_kernels::reference::stream::stream_int8_forward;
 use etude_kernels::stream::{Precision, StreamedB, stream_forward};
 use half::bf16;
 use support::{Guarded, assert_near, assert_same, on_every_tier, same_for_any_threads, uniform};
@@ -14,7 +15,7 @@ fn sizes() -> impl Iterator<Item = (usize, usize)> {
     n.into_iter().flat_map(|n| [0, 1, 2, 7, 130].map(|k| (k, n)))
 }
 
-const PRECISIONS: [Precision; 2] = [Precision::F32, Precision::Bf16];
+const PRECISIONS: [Precision; 3] = Precision::ALL;
 
 /// `x W (+ bias) (+ y)` by the definition, in f64.
 fn definition(x: &[f32], w: &[f32], bias: Option<&[f32]>, y: Option<&[f32]>, n: usize) -> Vec<f64> {
@@ -39,16 +40,19 @@ fn products_agree_with_the_definition_on_every_tier_and_write_nothing_else() {
                 let want = definition(&x, &w, bias, accumulate.then_some(&before), n);
                 // Sums of k + 2 numbers of at most 1: each addition and product is off by half an
                 // EPSILON of a partial sum of at most k + 2. A bf16 weight has 8 bits of fraction, so
-                // that each product is off by at most 2^-9 more.
+                // that each product is off by at most 2^-9 more. An int8 row and weight are off by half
+                // a step of at most 1/127 each.
                 let terms = (k + 2) as f64;
                 let rounding = terms * terms * f64::from(f32::EPSILON);
                 let bound = match precision {
                     Precision::F32 => rounding,
                     Precision::Bf16 => rounding + k as f64 * 2f64.powi(-9),
+                    Precision::Int8 => rounding + k as f64 * (2.0 / 254.0 + 1.0 / 254.0 / 254.0),
                 };
                 on_every_tier(|isa| {
-                    let mut y = Guarded::of(&before, case % 5);
-                    stream_forward(&x, &packed, bias, y.get(), accumulate);
+                    let (mut x, mut y) =
+                        (Guarded::of(&x, case % 7), Guarded::of(&before, case % 5));
+                    stream_forward(x.get(), &packed, bias, y.get(), accumulate);
                     let what = format!("{k}x{n} {precision:?} on {}", isa.name());
                     assert_near(&what, &want, &y.finish(&what), bound);
                 });
@@ -83,13 +87,86 @@ fn bf16_weights_give_the_bits_of_f32_weights_that_were_rounded() {
         let rounded: Vec<f32> = w.iter().map(|w| bf16::from_f32(*w).to_f32()).collect();
         let narrow = StreamedB::new(MatRef::new(&w, k, n), Precision::Bf16);
         let exact = StreamedB::new(MatRef::new(&rounded, k, n), Precision::F32);
-        assert_eq!(2 * narrow.bytes(), exact.bytes());
+        assert_eq!(narrow.bytes(), k.next_multiple_of(2) * n.next_multiple_of(16) * 2);
         on_every_tier(|isa| {
             let (mut y, mut want) = (vec![0.0; n], vec![0.0; n]);
             stream_forward(&x, &narrow, None, &mut y, false);
             stream_forward(&x, &exact, None, &mut want, false);
             assert_same(&format!("{k}x{n} on {}", isa.name()), &want, &y);
         });
+    }
+}
+
+#[test]
+fn int8_weights_give_the_bits_of_the_definition_on_every_tier() {
+    for (k, n) in sizes().chain([(1027, 70)]) {
+        let (mut x, mut w) = (uniform(13, k), uniform(14, k * n));
+        // Rows and columns of other sizes, one of zeros, and the largest steps of both signs.
+        x.iter_mut().for_each(|x| *x *= 3.7);
+        w.iter_mut().enumerate().for_each(|(i, w)| *w *= (i % n) as f32);
+        if let ([first, .., last], [.., corner]) = (&mut x[..], &mut w[..]) {
+            (*first, *last, *corner) = (-4.0, 4.0, n as f32);
+        }
+        let packed = StreamedB::new(MatRef::new(&w, k, n), Precision::Int8);
+        assert_eq!(packed.bytes(), k.div_ceil(4) * 4 * n.next_multiple_of(16));
+        let before = uniform(15, n);
+        let mut want = before.clone();
+        stream_int8_forward(&x, &w, &mut want);
+        on_every_tier(|isa| {
+            let mut y = before.clone();
+            stream_forward(&x, &packed, None, &mut y, true);
+            assert_same(&format!("{k}x{n} on {}", isa.name()), &want, &y);
+        });
+    }
+}
+
+#[test]
+fn int8_weights_that_are_whole_multiples_of_a_scale_are_kept() {
+    // As a weight file of int8 gives them back: a whole number times the scale of its column.
+    let (k, n) = (130, 40);
+    let scale = |j: usize| 0.001 + 0.0137 * j as f32;
+    let whole = |l: usize, j: usize| ((l * 89 + j * 31) % 255) as i32 - 127;
+    let mut w = vec![0.0; k * n];
+    for (i, w) in w.iter_mut().enumerate() {
+        // Each column has its largest number, as it has in such a file.
+        *w = if i / n == i % n { 127 } else { whole(i / n, i % n) } as f32 * scale(i % n);
+    }
+    let packed = StreamedB::new(MatRef::new(&w, k, n), Precision::Int8);
+    for l in [0, 3, 77, k - 1] {
+        let mut x = vec![0.0; k];
+        x[l] = 1.0;
+        let mut y = vec![0.0; n];
+        stream_forward(&x, &packed, None, &mut y, false);
+        for (j, y) in y.into_iter().enumerate() {
+            // The row is 127 units of 1 / 127: five roundings in all.
+            let (want, off) = (w[l * n + j], (y - w[l * n + j]).abs());
+            assert!(off <= 5.0 * f32::EPSILON * want.abs(), "{l} {j}: {y} {want}");
+        }
+    }
+}
+
+#[test]
+fn numbers_that_are_not_finite_or_tiny_do_no_harm_to_an_int8_row() {
+    let (k, n) = (33, 20);
+    let packed = StreamedB::new(MatRef::new(&uniform(16, k * n), k, n), Precision::Int8);
+    for (bad, finite) in [
+        (f32::NAN, false),
+        (f32::INFINITY, false),
+        (f32::NEG_INFINITY, false),
+        (f32::MAX, true),
+        (f32::MIN_POSITIVE, true),
+        (1e-45, true),
+        (-0.0, true),
+    ] {
+        for at in [0, 17, 32] {
+            on_every_tier(|isa| {
+                let (mut x, mut y) = (vec![0.0; k], vec![0.0; n]);
+                x[at] = bad;
+                stream_forward(&x, &packed, None, &mut y, false);
+                let all = y.iter().all(|y| y.is_finite() == finite && y.is_nan() != finite);
+                assert!(all, "{bad} at {at} on {}: {y:?}", isa.name());
+            });
+        }
     }
 }
 

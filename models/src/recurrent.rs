@@ -417,20 +417,22 @@ impl Model for Recurrent {
             Cell::Gru => etude_engine::Cell::Gru,
             Cell::Lstm => etude_engine::Cell::Lstm,
         };
-        let out =
-            LinearStep::new(&self.out.weight.value, Some(&self.out.bias.value), 1, precision)?;
-        let (attention, layers) = match &self.attention {
-            None => (None, Some(RecurrentStep::for_ids(cell, &packed, 1, precision)?)),
-            Some(attention) => {
-                let (first, rest) = packed.split_at(1);
-                let lstm = RecurrentStep::for_dense(cell, first, 1, precision)?;
-                let step = attention.stepper(self.embedding.as_ref(), lstm, precision)?;
-                let rest =
-                    (!rest.is_empty()).then(|| RecurrentStep::for_dense(cell, rest, 1, precision));
-                (Some(step), rest.transpose()?)
-            }
+        let out = Some((&self.out.weight.value, &self.out.bias.value));
+        let Some(attention) = &self.attention else {
+            let layers = RecurrentStep::for_ids(cell, &packed, out, 1, precision)?;
+            return Ok(Box::new(RecurrentGenerator::Plain(layers)));
         };
-        Ok(Box::new(RecurrentGenerator { attention, layers, out }))
+        let (first, rest) = packed.split_at(1);
+        let lstm = RecurrentStep::for_dense(cell, first, None, 1, precision)?;
+        let first = attention.stepper(self.embedding.as_ref(), lstm, precision)?;
+        Ok(Box::new(if rest.is_empty() {
+            let bias = Some(&self.out.bias.value);
+            let out = LinearStep::new(&self.out.weight.value, bias, 1, precision)?;
+            RecurrentGenerator::Attention(first, out)
+        } else {
+            let rest = RecurrentStep::for_dense(cell, rest, out, 1, precision)?;
+            RecurrentGenerator::Joined(first, rest)
+        }))
     }
 
     fn parts(&self) -> Vec<Part> {
@@ -463,25 +465,32 @@ impl Model for Recurrent {
 }
 
 /// The network one token at a time.
-struct RecurrentGenerator {
-    attention: Option<AttentionStep>,
-    layers: Option<RecurrentStep>,
-    out: LinearStep,
+enum RecurrentGenerator {
+    /// Layers and the output layer.
+    Plain(RecurrentStep),
+    /// One layer with attention and the output layer.
+    Attention(AttentionStep, LinearStep),
+    /// A layer with attention, more layers, and the output layer.
+    Joined(AttentionStep, RecurrentStep),
 }
 
 impl Generator for RecurrentGenerator {
     fn reset(&mut self) {
-        self.layers.iter_mut().for_each(RecurrentStep::reset);
-        self.attention.iter_mut().for_each(AttentionStep::reset);
+        match self {
+            RecurrentGenerator::Plain(layers) => layers.reset(),
+            RecurrentGenerator::Attention(first, _) => first.reset(),
+            RecurrentGenerator::Joined(first, rest) => {
+                first.reset();
+                rest.reset();
+            }
+        }
     }
 
     fn step(&mut self, rows: &[u32]) -> Result<&[f32]> {
-        let h = match (&mut self.attention, &mut self.layers) {
-            (None, Some(layers)) => layers.step_ids(rows)?,
-            (Some(attention), Some(rest)) => rest.step_dense(attention.step(rows)?)?,
-            (Some(attention), None) => attention.step(rows)?,
-            (None, None) => unreachable!("a network has at least one layer"),
-        };
-        Ok(self.out.apply(h)?)
+        Ok(match self {
+            RecurrentGenerator::Plain(layers) => layers.step_ids(rows)?,
+            RecurrentGenerator::Attention(first, out) => out.apply(first.step(rows)?)?,
+            RecurrentGenerator::Joined(first, rest) => rest.step_dense(first.step(rows)?)?,
+        })
     }
 }

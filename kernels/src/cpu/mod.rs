@@ -4,6 +4,7 @@ pub(crate) mod ahead;
 pub(crate) mod cell_gru;
 pub(crate) mod cell_lstm;
 pub(crate) mod cell_rnn;
+pub(crate) mod dot_int8;
 pub(crate) mod lanes;
 #[cfg(target_arch = "x86_64")]
 mod lanes_avx2;
@@ -18,3 +19,4 @@ pub(crate) mod optim;
 pub(crate) mod philox;
 pub(crate) mod rows;
 pub(crate) mod shared;
+pub(crate) mod stream_lines;

@@ -33,6 +33,17 @@ impl<'a, T> Shared<'a, T> {
         // SAFETY: inside of the slice, by the line above; alone in its place, by the caller.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(at.start), at.len()) }
     }
+
+    /// Looks at a piece.
+    ///
+    /// # Safety
+    /// No piece of [`Shared::slice`] that overlaps may be alive at the same time.
+    #[inline]
+    pub(crate) unsafe fn view(&self, at: Range<usize>) -> &'a [T] {
+        assert!(at.start <= at.end && at.end <= self.len);
+        // SAFETY: inside of the slice, by the line above; not written meanwhile, by the caller.
+        unsafe { std::slice::from_raw_parts(self.start.add(at.start), at.len()) }
+    }
 }
 
 thread_local! {
