@@ -99,6 +99,17 @@ impl Case {
         format!("{{{}}}", entries.join(", "))
     }
 
+    /// The case in few letters, for people: what is on is named, what is off is left out.
+    pub fn brief(&self) -> String {
+        let entry = |(key, value): &(String, Value)| match value {
+            Value::Bool(true) => Some(key.clone()),
+            Value::Bool(false) | Value::Null => None,
+            Value::String(text) => Some(text.clone()),
+            other => Some(format!("{key} {}", python(other))),
+        };
+        clean(&self.entries.iter().filter_map(entry).collect::<Vec<_>>().join(" "))
+    }
+
     /// The case as a JSON value.
     pub fn json(&self) -> Value {
         Value::Object(self.entries.iter().cloned().collect())

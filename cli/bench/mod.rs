@@ -8,8 +8,10 @@ mod case;
 mod child;
 mod elementwise;
 mod gemm;
+mod ladder;
 mod measure;
 mod recurrent;
+mod roofline;
 mod sink;
 mod startup;
 
@@ -24,10 +26,12 @@ use serde_json::{Value, json};
 use aligned::Aligned;
 pub use case::Case;
 pub use measure::{Effort, Times, measure, quantile};
+use roofline::{Dot, Roofs};
 pub use sink::{Job, Numbers, Sink};
 
-use crate::console::{Console, clean};
+use crate::console::{Console, clean, show_path};
 use crate::error::{Error, Result};
+use crate::output;
 
 /// Something that can be timed.
 pub struct Workload {
@@ -50,6 +54,7 @@ pub const WORKLOADS: &[Workload] = &[
         check: elementwise::check,
         run: elementwise::run,
     },
+    Workload { name: "ladder", group: "kernels", check: ladder::check, run: ladder::run },
     Workload {
         name: "rnn_train",
         group: "models",
@@ -69,7 +74,9 @@ pub const WORKLOADS: &[Workload] = &[
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  etude bench gemm --match '\"m\": 512'\n  \
                         etude bench kernels --threads 2 --json > here.jsonl\n  \
-                        etude bench gemm elementwise --shapes my_shapes.json\n\n\
+                        etude bench gemm elementwise --shapes my_shapes.json\n  \
+                        etude bench gemm rnn_train --roofline roofs.svg\n  \
+                        etude bench ladder --threads 2\n\n\
                         A shapes file is {workload: [case, ...]}, as the built-in list.")]
 pub struct Args {
     /// What to time: gemm, elementwise, startup, .. or kernels, models, all
@@ -113,6 +120,10 @@ pub struct Args {
     #[arg(long)]
     packed: bool,
 
+    /// Draw the peaks of this machine and a dot for each case under them into this SVG file
+    #[arg(long, value_name = "FILE")]
+    roofline: Option<PathBuf>,
+
     /// Do what a fresh process of this `startup` case does, and end
     #[arg(long, value_name = "CASE", hide = true)]
     first_event: Option<String>,
@@ -145,6 +156,11 @@ fn show(record: &Value, case: &Case) -> String {
         _ => format!("{:8.1} {}/s", number("per_s").unwrap_or_default(), text("unit")),
     };
     let bound = if by_memory { "bandwidth" } else { "peak" };
+    // A step of a ladder says what is new in it; its case stands above the steps.
+    let about = match text("why") {
+        "" => case.text(),
+        why => why.to_owned(),
+    };
     let share = number("peak_share")
         .map_or_else(String::new, |share| format!("{:4.0} % of {bound}", share * 100.0));
     format!(
@@ -152,7 +168,7 @@ fn show(record: &Value, case: &Case) -> String {
         text("workload"),
         text("impl"),
         duration(number("median_s").unwrap_or_default()),
-        clean(&case.text())
+        clean(&about)
     )
 }
 
@@ -201,10 +217,17 @@ pub fn run(args: &Args, console: &Console) -> Result<()> {
     for (workload, (_, cases)) in workloads.iter().zip(&shapes) {
         cases.iter().try_for_each(|case| (workload.check)(case)).map_err(|e| in_file(e, args))?;
     }
+    let picture = args.roofline.as_deref().map(|path| output::place(path, "roofline.svg", console));
+    if let Some(path) = &picture {
+        // A file that cannot be written is told now, not after the last case.
+        drop(output::Staged::create(path)?);
+    }
+    let mut dots = Vec::new();
     let (mut ran, mut failed) = (0, 0);
     for (workload, (_, cases)) in workloads.iter().zip(&shapes) {
         for case in cases.iter().filter(|case| wanted(workload, case)) {
             ran += 1;
+            let mut headed = false;
             let mut fault = |error: &str| -> Result<()> {
                 failed += 1;
                 console.report(
@@ -220,7 +243,14 @@ pub fn run(args: &Args, console: &Console) -> Result<()> {
                     return fault(error);
                 }
                 console.report(&record)?;
-                if console.json { Ok(()) } else { console.say(show(&record, case)) }
+                dots.extend(Dot::of(&record, case));
+                if console.json {
+                    return Ok(());
+                }
+                if record["why"].is_string() && !std::mem::replace(&mut headed, true) {
+                    console.say(format!("{} {}", workload.name, clean(&case.text())))?;
+                }
+                console.say(show(&record, case))
             });
             match done {
                 Ok(()) => {}
@@ -231,6 +261,17 @@ pub fn run(args: &Args, console: &Console) -> Result<()> {
     }
     if ran == 0 {
         console.note("bench: no case matches");
+    }
+    if let Some(path) = &picture {
+        let threads = threads(args)?;
+        let title = match threads {
+            1 => "Roofline, 1 thread".to_owned(),
+            n => format!("Roofline, {n} threads"),
+        };
+        let svg = roofline::svg(&dots, &Roofs::measure(threads), &title);
+        output::write(path, svg.as_bytes())?;
+        let (path, dots) = (show_path(path), dots.len());
+        console.say(format!("{path}: {dots} cases under the roofs of this machine"))?;
     }
     match failed {
         0 => Ok(()),
@@ -256,6 +297,7 @@ fn run_one(text: &str, args: &Args) -> Result<()> {
         pool: &pool,
         console: &console,
         base_rss_mb,
+        why: None,
     };
     let options = Options { threads, packed: args.packed, precision: precision(args) };
     match (workload.run)(&case, &options, &mut sink) {
@@ -335,7 +377,7 @@ mod tests {
             let list: Vec<String> = list.iter().map(|s| (*s).to_owned()).collect();
             chosen(&list).expect("known names").iter().map(|w| w.name).collect()
         };
-        assert_eq!(names(&["gemm", "kernels"]), ["gemm", "elementwise"]);
+        assert_eq!(names(&["gemm", "kernels"]), ["gemm", "elementwise", "ladder"]);
         assert_eq!(names(&["all", "gemm"]).len(), WORKLOADS.len());
         assert!(chosen(&["gem".to_owned()]).is_err());
     }

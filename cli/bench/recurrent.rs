@@ -93,7 +93,12 @@ pub fn train(case: &Case, _: &Options, sink: &mut Sink) -> Result<()> {
     let mut optimizer = Optimizer::adam().clip_norm(3.0);
     let items = (steps * batch.batch) as f64;
     let flops = 3.0 * items * flops_per_token(&shape, inputs(&shape, shape.vocab));
-    let job = Job { unit: "tokens", items, flops: Some(flops), ..Job::default() };
+    // A parameter is read twice by the network, its gradient is written, and Adam reads and writes
+    // seven numbers; what the backward pass needs is written once and read once.
+    let kept = items * shape.config.activations_per_token(shape.vocab) as f64;
+    let bytes = 40.0 * model.parameter_count() as f64 + 8.0 * kept;
+    let job =
+        Job { unit: "tokens", items, flops: Some(flops), bytes: Some(bytes), ..Job::default() };
     let mut fault = None;
     sink.time("etude", job, &mut || {
         let step = || -> etude_models::Result<()> {

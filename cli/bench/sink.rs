@@ -97,6 +97,7 @@ impl Bound {
 }
 
 /// Times jobs and reports them.
+#[derive(Clone, Copy)]
 pub struct Sink<'a> {
     pub(super) workload: &'static str,
     pub(super) case: &'a Case,
@@ -105,6 +106,8 @@ pub struct Sink<'a> {
     pub(super) pool: &'a Pool,
     pub(super) console: &'a Console,
     pub(super) base_rss_mb: Option<f64>,
+    /// The idea behind what is timed, for steps of a ladder.
+    pub(super) why: Option<&'static str>,
 }
 
 impl Sink<'_> {
@@ -166,7 +169,7 @@ impl Sink<'_> {
         let median = quantile(&times.wall, 0.5);
         let rate = |work: Option<f64>| work.map(|work| work / median / 1e9);
         let share = bound.share(&job, median);
-        self.console.report(&json!({
+        let mut record = json!({
             "workload": self.workload,
             "impl": implementation,
             "case": self.case.json(),
@@ -190,7 +193,11 @@ impl Sink<'_> {
             "peak_gbps": bound.gbps,
             "peak_share": share.map(|(share, _)| share),
             "bound": share.map(|(_, name)| name),
-        }))
+        });
+        if let Some(why) = self.why {
+            record["why"] = why.into();
+        }
+        self.console.report(&record)
     }
 }
 
