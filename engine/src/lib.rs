@@ -35,6 +35,7 @@ mod tensor;
 pub use autograd::{Grads, Graph, Vjp, grad, no_grad, recompute, vector_jacobian};
 pub use device::Device;
 pub use error::{Error, Result};
+pub use etude_kernels::activation::Activation;
 pub use etude_kernels::isa;
 pub use etude_kernels::stream::Precision;
 pub use etude_kernels::threads::{Pool, threads};

@@ -1,5 +1,6 @@
 //! Vector code for CPUs: bodies over sixteen lanes, and what they are made of.
 
+pub(crate) mod activation;
 pub(crate) mod ahead;
 pub(crate) mod cell_gru;
 pub(crate) mod cell_lstm;
