@@ -205,10 +205,18 @@ pub fn axpy(scale: f32, x: &[f32], y: &mut [f32]) {
 const SUM_PIECE: usize = 4096;
 
 /// Sums `f(x)`: 4096 numbers at a time in a tree of f32, those sums in f64, in order.
+fn sum_of(f: impl Map, x: &[f32]) -> f64 {
+    x.chunks(SUM_PIECE).fold(0.0, |sum, x| sum + f64::from(dispatch(map::SumBody { f, x })))
+}
+
+/// The sum of the squares of a piece of work.
+pub(crate) fn squares_of(x: &[f32]) -> f64 {
+    sum_of(map::Square, x)
+}
+
+/// [`sum_of`] all of `x`, cut for the threads.
 fn total(f: impl Map, x: &[f32]) -> f64 {
-    let pieces = |x: &[f32]| -> f64 {
-        x.chunks(SUM_PIECE).fold(0.0, |sum, x| sum + f64::from(dispatch(map::SumBody { f, x })))
-    };
+    let pieces = |x: &[f32]| sum_of(f, x);
     let cuts = x.len().div_ceil(CUT);
     if cuts <= 1 {
         return pieces(x);
