@@ -2,7 +2,9 @@
 //! twin of small operations beside it.
 
 pub mod activation;
+pub mod batch_norm;
 pub mod elementwise;
+pub mod group_norm;
 pub mod index;
 pub mod linear;
 pub mod matmul;

@@ -19,18 +19,24 @@ pub(crate) struct MapBody<'a, F> {
     pub y: &'a mut [f32],
 }
 
+/// [`MapBody`] for one row, to be inlined into bodies over many.
+#[inline(always)]
+pub(crate) fn map_row<L: Lanes, F: Map>(f: F, x: &[f32], y: &mut [f32]) {
+    let (x, x_tail) = x.as_chunks::<LANES>();
+    let (y, y_tail) = y.as_chunks_mut::<LANES>();
+    for (x, y) in x.iter().zip(y) {
+        f.apply(L::load(x)).store(y);
+    }
+    if !x_tail.is_empty() {
+        f.apply(L::load_part(x_tail)).store_part(y_tail);
+    }
+}
+
 impl<F: Map> Body for MapBody<'_, F> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lanes>(self) {
-        let (x, x_tail) = self.x.as_chunks::<LANES>();
-        let (y, y_tail) = self.y.as_chunks_mut::<LANES>();
-        for (x, y) in x.iter().zip(y) {
-            self.f.apply(L::load(x)).store(y);
-        }
-        if !x_tail.is_empty() {
-            self.f.apply(L::load_part(x_tail)).store_part(y_tail);
-        }
+        map_row::<L, F>(self.f, self.x, self.y);
     }
 }
 
