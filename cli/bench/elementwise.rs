@@ -1,6 +1,7 @@
 //! Operations that are bound by memory: one pass over `[rows, cols]` each.
 
-use etude_kernels::elementwise::{Unary, bias_gelu_residual_forward, unary_forward};
+use etude_kernels::activation::{Activation, bias_activation_forward};
+use etude_kernels::elementwise::{Unary, unary_forward};
 use etude_kernels::embedding::embedding_forward;
 use etude_kernels::norm::layer_norm_forward;
 use etude_kernels::optim::{AdamStep, adam};
@@ -102,7 +103,7 @@ pub fn run(case: &Case, _: &Options, sink: &mut Sink) -> Result<()> {
         "bias_gelu_residual" => {
             let (bias, residual) = (random(4, cols), random(5, n));
             sink.time("etude", job, &mut || {
-                bias_gelu_residual_forward(&x, &bias, &residual, &mut y);
+                bias_activation_forward(Activation::Gelu, &x, &bias, Some(&residual), &mut y);
             })
         }
         "embedding" => {

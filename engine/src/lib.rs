@@ -35,12 +35,14 @@ mod tensor;
 pub use autograd::{Grads, Graph, Vjp, grad, no_grad, recompute, vector_jacobian};
 pub use device::Device;
 pub use error::{Error, Result};
+pub use etude_kernels::activation::Activation;
 pub use etude_kernels::isa;
 pub use etude_kernels::stream::Precision;
 pub use etude_kernels::threads::{Pool, threads};
 pub use file::{Dtype, Entry, MAX_HEADER, WeightFile, named_parameters, write_weights};
 pub use infer::{Cell, LayerWeights, LinearStep, RecurrentStep};
 pub use layout::{Layout, MAX_RANK};
+pub use op::batch_norm::BatchStatistics;
 pub use op::index::{Ids, NO_ID};
 pub use op::recurrent::{
     Input, Nonlinearity, Stacked, gru_layer, gru_plain, lstm_layer, lstm_plain, recurrent_stack,

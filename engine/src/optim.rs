@@ -2,14 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use etude_kernels::elementwise::sum_of_squares;
-use etude_kernels::optim::{AdamStep, adam, sgd};
+use etude_kernels::optim::{AdamStep, Part, adam_all, sgd_all, sum_of_squares_all};
 
 use crate::autograd::Grads;
 use crate::error::{Error, Result};
 use crate::memory::Buffer;
 use crate::param::Module;
-use crate::tensor::Tensor;
+use crate::tensor::{Compact, Tensor};
 
 /// How a gradient becomes a step.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -98,13 +97,9 @@ impl Optimizer {
         if !lr.is_finite() {
             return Err(Error::NotFinite { what: "learning rate".into(), at: 0, value: lr });
         }
-        // One term for each parameter, added in the order of the visit: always the same sum.
-        let mut squares = 0.0;
-        model.visit(&mut |p| {
-            if let Some(d) = grads.get(&p.value) {
-                squares += sum_of_squares(&d.compact());
-            }
-        });
+        let mut gradients: Vec<Compact> = Vec::new();
+        model.visit(&mut |p| gradients.extend(grads.get(&p.value).map(Tensor::compact)));
+        let squares = sum_of_squares_all(gradients.iter().map(|d| &d[..]));
         if !squares.is_finite() {
             find_not_finite(model, grads)?;
         }
@@ -118,23 +113,44 @@ impl Optimizer {
         self.step = self.step.saturating_add(1);
         let (rule, step, moments) = (self.rule, self.step, &mut self.moments);
         let kept = rule.moments().len();
+        // All parameters are lent at once, so that one pass changes them all: they are taken out of
+        // the model, and put back.
+        let hole = Tensor::scalar(0.0);
+        let mut taken: Vec<(Tensor, Vec<Buffer>, Compact)> = Vec::with_capacity(gradients.len());
         model.visit_mut(&mut |p| {
             let Some(d) = grads.get(&p.value) else { return };
-            let d = d.compact();
-            if !moments.contains_key(&p.name) {
-                let zeros = (0..kept).map(|_| Buffer::zeros(d.len())).collect();
-                moments.insert(p.name.clone(), zeros);
-            }
-            let Some(moment) = moments.get_mut(&p.name) else { return };
-            p.update(|values| match (rule, &mut moment[..]) {
-                (Rule::Sgd { momentum }, [u]) => sgd(values, u, &d, lr, momentum, scale),
-                (Rule::Adam { beta1, beta2, eps, weight_decay }, [m, v]) => {
-                    let grad_scale = scale;
-                    let s = AdamStep { lr, beta1, beta2, eps, weight_decay, step, grad_scale };
-                    adam(values, m, v, &d, s);
-                }
+            let mut moment = moments.get_mut(&p.name).map(std::mem::take).unwrap_or_default();
+            moment.resize_with(kept, || Buffer::zeros(d.len()));
+            taken.push((std::mem::replace(&mut p.value, hole.clone()), moment, d.compact()));
+        });
+        let mut parts: Vec<Part> = taken
+            .iter_mut()
+            .map(|(value, moment, d)| match &mut moment[..] {
+                [u] => Part::sgd(value.numbers_mut(), u, d),
+                [m, v] => Part::adam(value.numbers_mut(), m, v, d),
                 _ => unreachable!("a rule has its own number of moments"),
-            });
+            })
+            .collect();
+        match rule {
+            Rule::Sgd { momentum } => sgd_all(&mut parts, lr, momentum, scale),
+            Rule::Adam { beta1, beta2, eps, weight_decay } => {
+                let grad_scale = scale;
+                let s = AdamStep { lr, beta1, beta2, eps, weight_decay, step, grad_scale };
+                adam_all(&mut parts, s);
+            }
+        }
+        drop(parts);
+        let mut taken = taken.into_iter();
+        model.visit_mut(&mut |p| {
+            if p.value.id() == hole.id()
+                && let Some((value, moment, _)) = taken.next()
+            {
+                p.value = value;
+                match moments.get_mut(&p.name) {
+                    Some(place) => *place = moment,
+                    None => drop(moments.insert(p.name.clone(), moment)),
+                }
+            }
         });
         Ok(norm)
     }

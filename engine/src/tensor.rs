@@ -305,26 +305,31 @@ impl Tensor {
 
     /// Lets `f` change the numbers in place when nobody else can see them, else of a copy.
     pub(crate) fn update<R>(&mut self, f: impl FnOnce(&mut [f32]) -> R) -> R {
+        f(self.numbers_mut())
+    }
+
+    /// The numbers, to be changed: in place when nobody else can see them, else of a copy.
+    pub(crate) fn numbers_mut(&mut self) -> &mut [f32] {
         let whole = self.0.layout.is_contiguous() && self.0.layout.len() == self.storage().len();
-        if whole
-            && let Some(node) = Arc::get_mut(&mut self.0)
-            && node.grad_fn.is_none()
-            && let Some(storage) = Arc::get_mut(&mut node.storage)
-        {
-            return f(storage.cpu_mut());
+        let alone = Arc::get_mut(&mut self.0).is_some_and(|node| {
+            node.grad_fn.is_none() && Arc::get_mut(&mut node.storage).is_some()
+        });
+        if !(whole && alone) {
+            let buffer = match self.compact() {
+                Compact::Borrowed(slice) => Buffer::copy(slice),
+                Compact::Copied(buffer) => buffer,
+            };
+            let Ok(layout) = Layout::contiguous("update", self.shape()) else {
+                unreachable!("the shape of a tensor is a shape")
+            };
+            let mut node = Node::new(Arc::new(Storage::Cpu(buffer)), layout, None);
+            node.needs_grad = self.needs_grad();
+            *self = Tensor(Arc::new(node));
         }
-        let mut buffer = match self.compact() {
-            Compact::Borrowed(slice) => Buffer::copy(slice),
-            Compact::Copied(buffer) => buffer,
-        };
-        let result = f(&mut buffer);
-        let Ok(layout) = Layout::contiguous("update", self.shape()) else {
-            unreachable!("the shape of a tensor is a shape")
-        };
-        let mut node = Node::new(Arc::new(Storage::Cpu(buffer)), layout, None);
-        node.needs_grad = self.needs_grad();
-        *self = Tensor(Arc::new(node));
-        result
+        match Arc::get_mut(&mut self.0).and_then(|node| Arc::get_mut(&mut node.storage)) {
+            Some(storage) => storage.cpu_mut(),
+            None => unreachable!("a copy is nobody else's"),
+        }
     }
 }
 

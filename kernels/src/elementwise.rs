@@ -8,8 +8,8 @@ use crate::cpu::map::{self, Map, Zip};
 use crate::cpu::shared::{Shared, with_scratch};
 use crate::threads::parallel_for;
 
-/// Numbers in a piece of work: 256 KiB in, as much out, some 50 microseconds from memory.
-pub(crate) const CUT: usize = 65_536;
+/// Numbers in a piece of work: 128 KiB in, as much out, some 10 microseconds.
+pub(crate) const CUT: usize = 32_768;
 
 /// A function of one number.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -34,6 +34,14 @@ pub enum Unary {
     LeakyRelu(f32),
     /// `x * Phi(x)`, Phi the normal distribution function, by erf (Hendrycks & Gimpel 2016)
     Gelu,
+    /// `x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))`
+    GeluTanh,
+    /// `x / (1 + e^-x)` (Elfwing, Uchibe & Doya 2018)
+    Silu,
+    /// `x` where positive, else `alpha * (e^x - 1)` (Clevert, Unterthiner & Hochreiter 2016)
+    Elu(f32),
+    /// `ln(1 + e^x)`
+    Softplus,
     /// `x^p`
     Pow(f32),
     /// `scale * x + shift`
@@ -67,7 +75,7 @@ pub enum Binary {
     Min,
 }
 
-fn map(f: impl Map, x: &[f32], y: &mut [f32]) {
+pub(crate) fn map(f: impl Map, x: &[f32], y: &mut [f32]) {
     assert_eq!(x.len(), y.len());
     let y = Shared::new(y);
     parallel_for(x.len(), CUT, |at| {
@@ -77,7 +85,7 @@ fn map(f: impl Map, x: &[f32], y: &mut [f32]) {
     });
 }
 
-fn zip(f: impl Zip, a: &[f32], b: &[f32], y: &mut [f32]) {
+pub(crate) fn zip(f: impl Zip, a: &[f32], b: &[f32], y: &mut [f32]) {
     assert!(a.len() == y.len() && b.len() == y.len());
     let y = Shared::new(y);
     parallel_for(a.len(), CUT, |at| {
@@ -137,6 +145,10 @@ pub fn unary_forward(f: Unary, x: &[f32], y: &mut [f32]) {
         Unary::Relu => map(map::Relu, x, y),
         Unary::LeakyRelu(slope) => map(map::LeakyRelu(slope), x, y),
         Unary::Gelu => map(map::Gelu, x, y),
+        Unary::GeluTanh => map(map::GeluTanh, x, y),
+        Unary::Silu => map(map::Silu, x, y),
+        Unary::Elu(alpha) => map(map::Elu(alpha), x, y),
+        Unary::Softplus => map(map::Softplus, x, y),
         Unary::Pow(1.0) => y.copy_from_slice(x),
         Unary::Pow(2.0) => map(map::Square, x, y),
         Unary::Pow(3.0) => map(map::Cube, x, y),
@@ -193,10 +205,18 @@ pub fn axpy(scale: f32, x: &[f32], y: &mut [f32]) {
 const SUM_PIECE: usize = 4096;
 
 /// Sums `f(x)`: 4096 numbers at a time in a tree of f32, those sums in f64, in order.
+fn sum_of(f: impl Map, x: &[f32]) -> f64 {
+    x.chunks(SUM_PIECE).fold(0.0, |sum, x| sum + f64::from(dispatch(map::SumBody { f, x })))
+}
+
+/// The sum of the squares of a piece of work.
+pub(crate) fn squares_of(x: &[f32]) -> f64 {
+    sum_of(map::Square, x)
+}
+
+/// [`sum_of`] all of `x`, cut for the threads.
 fn total(f: impl Map, x: &[f32]) -> f64 {
-    let pieces = |x: &[f32]| -> f64 {
-        x.chunks(SUM_PIECE).fold(0.0, |sum, x| sum + f64::from(dispatch(map::SumBody { f, x })))
-    };
+    let pieces = |x: &[f32]| sum_of(f, x);
     let cuts = x.len().div_ceil(CUT);
     if cuts <= 1 {
         return pieces(x);
@@ -275,25 +295,5 @@ pub fn sum_cols(x: &[f32], y: &mut [f32], accumulate: bool) {
         for group in sums.chunks_exact(cols) {
             dispatch(map::UpdateBody { f: map::Add, x: group, y });
         }
-    });
-}
-
-/// Computes `y = gelu(x + bias) + residual` in one pass.
-///
-/// # Shapes
-/// `x`, `residual`, `y` `[rows, cols]`, `bias` `[cols]`.
-pub fn bias_gelu_residual_forward(x: &[f32], bias: &[f32], residual: &[f32], y: &mut [f32]) {
-    let cols = bias.len();
-    assert!(x.len() == y.len() && residual.len() == y.len());
-    if cols == 0 {
-        return assert!(x.is_empty());
-    }
-    assert!(x.len().is_multiple_of(cols));
-    let y = Shared::new(y);
-    parallel_for(x.len() / cols, rows_of_cut(cols), |rows| {
-        let at = rows.start * cols..rows.end * cols;
-        // SAFETY: pieces do not overlap.
-        let y = unsafe { y.slice(at.clone()) };
-        dispatch(map::BiasGeluResidualBody { x: &x[at.clone()], bias, residual: &residual[at], y });
     });
 }

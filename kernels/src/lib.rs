@@ -8,11 +8,14 @@
 //!
 //! Kernels assert slice lengths and trust the rest; shapes are checked once, in the engine.
 
+pub mod activation;
+pub mod batch_norm;
 mod cpu;
 pub mod elementwise;
 pub mod embedding;
 pub mod gemm;
 pub mod gemm_bf16;
+pub mod group_norm;
 pub mod isa;
 pub mod ladder;
 pub mod norm;

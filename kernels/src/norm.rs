@@ -1,7 +1,7 @@
 //! Layer normalisation.
 
 use crate::cpu::lanes::dispatch;
-use crate::cpu::rows::{LayerNorm, LayerNormBackward};
+use crate::cpu::norm::{LayerNorm, LayerNormBackward};
 use crate::cpu::shared::{Shared, with_scratch};
 use crate::elementwise::{axpy, rows_of_cut};
 use crate::threads::parallel_for;

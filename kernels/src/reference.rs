@@ -1,6 +1,7 @@
 //! The kernels as a newcomer would write them: the oracle, readable first.
 
 pub mod elementwise;
+pub mod norm;
 pub mod optim;
 pub mod recurrent;
 pub mod rows;

@@ -1,6 +1,6 @@
 //! Functions of one number and of two.
 
-use etude_engine::{Result, Rng, Tensor, recompute};
+use etude_engine::{Activation, Result, Rng, Tensor, recompute};
 
 use super::{Case, Domain, case, given, one, sigmoid, two};
 use crate::array::{Array, erf};
@@ -11,7 +11,7 @@ type Binary = (&'static str, Domain, fn(&Tensor, &Tensor) -> Result<Tensor>, fn(
 /// The entries of this family.
 pub fn cases() -> Vec<Case> {
     use Domain::{Any, Distinct, NoZero, Positive};
-    let unary: [Unary; 20] = [
+    let unary: [Unary; 24] = [
         ("neg", Any, |x| x.neg(), |x| -x),
         ("exp", Any, |x| x.exp(), f64::exp),
         ("log", Positive, |x| x.log(), f64::ln),
@@ -22,6 +22,10 @@ pub fn cases() -> Vec<Case> {
         ("relu", NoZero, |x| x.relu(), |x| x.max(0.0)),
         ("leaky_relu", NoZero, |x| x.leaky_relu(0.25), |x| if x > 0.0 { x } else { 0.25 * x }),
         ("gelu", Any, |x| x.gelu(), |x| 0.5 * x * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2))),
+        ("gelu_tanh", Any, |x| x.gelu_tanh(), gelu_tanh),
+        ("silu", Any, |x| x.silu(), silu),
+        ("elu", NoZero, |x| x.elu(1.5), |x| if x > 0.0 { x } else { 1.5 * x.exp_m1() }),
+        ("softplus", Any, |x| x.softplus(), |x| x.exp().ln_1p()),
         ("pow 3", Any, |x| x.pow(3.0), |x| x.powi(3)),
         ("pow 1.5", Positive, |x| x.pow(1.5), |x| x.powf(1.5)),
         ("pow -0.5", Positive, |x| x.pow(-0.5), |x| x.powf(-0.5)),
@@ -116,5 +120,52 @@ pub fn cases() -> Vec<Case> {
             Array::new(&x[0].shape, x[0].data.iter().zip(&mask).map(kept).collect())
         },
     ));
+    all.extend(fused());
     all
+}
+
+fn gelu_tanh(x: f64) -> f64 {
+    0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3))).tanh())
+}
+
+fn silu(x: f64) -> f64 {
+    x * sigmoid(x)
+}
+
+/// An activation with the bias before it and the residual after it.
+fn fused() -> Vec<Case> {
+    let shapes: &[&[&[usize]]] = &[
+        &[&[1, 1], &[1], &[1, 1]],
+        &[&[3, 5], &[5], &[3, 5]],
+        &[&[0, 3], &[3], &[0, 3]],
+        &[&[3, 0], &[0], &[3, 0]],
+        &[&[7], &[7], &[7]],
+        &[&[2, 3, 4], &[4], &[2, 3, 4]],
+        &[&[2, 16], &[16], &[2, 16]],
+        &[&[2, 17], &[17], &[2, 17]],
+        &[&[1, 33], &[33], &[1, 33]],
+    ];
+    let pairs: Vec<Vec<&[usize]>> = shapes.iter().map(|s| s[..2].to_vec()).collect();
+    let pairs: Vec<&[&[usize]]> = pairs.iter().map(Vec::as_slice).collect();
+    vec![
+        case(
+            "bias_activation, gelu, residual",
+            Domain::Any,
+            given(shapes, &[&[65, 131], &[131], &[65, 131]]),
+            |x| x[0].bias_activation(&x[1], Some(&x[2]), Activation::Gelu),
+            |x| {
+                let gelu = |x: f64| 0.5 * x * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2));
+                x[0].zip(&x[1], |x, b| gelu(x + b)).zip(&x[2], |y, r| y + r)
+            },
+        )
+        .twin(|x| x[0].bias_activation_plain(&x[1], Some(&x[2]), Activation::Gelu)),
+        case(
+            "bias_activation, silu",
+            Domain::Any,
+            given(&pairs, &[&[65, 131], &[131]]),
+            |x| x[0].bias_activation(&x[1], None, Activation::Silu),
+            |x| x[0].zip(&x[1], |x, b| silu(x + b)),
+        )
+        .twin(|x| x[0].bias_activation_plain(&x[1], None, Activation::Silu)),
+    ]
 }

@@ -146,60 +146,6 @@ impl Tensor {
         self.unary("recip", Unary::Recip, |v| v.d_output.mul(v.output)?.mul(v.output)?.neg())
     }
 
-    /// Computes the hyperbolic tangent.
-    ///
-    /// # Errors
-    /// None on a processor.
-    pub fn tanh(&self) -> Result<Tensor> {
-        self.unary("tanh", Unary::Tanh, |v| {
-            v.output.mul(v.output)?.affine(-1.0, 1.0)?.mul(&v.d_output)
-        })
-    }
-
-    /// Computes `1 / (1 + e^-x)`.
-    ///
-    /// # Errors
-    /// None on a processor.
-    pub fn sigmoid(&self) -> Result<Tensor> {
-        self.unary("sigmoid", Unary::Sigmoid, |v| {
-            v.output.affine(-1.0, 1.0)?.mul(v.output)?.mul(&v.d_output)
-        })
-    }
-
-    /// Computes `max(x, 0)`.
-    ///
-    /// # Errors
-    /// None on a processor.
-    pub fn relu(&self) -> Result<Tensor> {
-        self.unary("relu", Unary::Relu, |v| v.d_output.mul(&v.inputs[0].step()?))
-    }
-
-    /// Computes `x` where positive, else `slope * x`.
-    ///
-    /// # Errors
-    /// None on a processor.
-    pub fn leaky_relu(&self, slope: f32) -> Result<Tensor> {
-        self.unary("leaky_relu", Unary::LeakyRelu(slope), move |v| {
-            v.d_output.mul(&v.inputs[0].step()?.affine(1.0 - slope, slope)?)
-        })
-    }
-
-    /// Computes `x * Phi(x)`, Phi being the normal distribution function.
-    ///
-    /// # Errors
-    /// None on a processor.
-    ///
-    /// # Source
-    /// Hendrycks & Gimpel 2016.
-    pub fn gelu(&self) -> Result<Tensor> {
-        self.unary("gelu", Unary::Gelu, |v| {
-            let x = &v.inputs[0];
-            let phi = x.mul(x)?.scale(-0.5)?.exp()?.scale(1.0 / std::f32::consts::TAU.sqrt())?;
-            let cdf = x.scale(std::f32::consts::FRAC_1_SQRT_2)?.erf()?.affine(0.5, 0.5)?;
-            cdf.add(&x.mul(&phi)?)?.mul(&v.d_output)
-        })
-    }
-
     /// Computes `x^p`.
     ///
     /// # Errors

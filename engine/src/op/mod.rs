@@ -1,7 +1,10 @@
 //! Operations: each with its forward, its vector-Jacobian product and, where it is fused, its plain
 //! twin of small operations beside it.
 
+pub mod activation;
+pub mod batch_norm;
 pub mod elementwise;
+pub mod group_norm;
 pub mod index;
 pub mod linear;
 pub mod matmul;

@@ -19,18 +19,24 @@ pub(crate) struct MapBody<'a, F> {
     pub y: &'a mut [f32],
 }
 
+/// [`MapBody`] for one row, to be inlined into bodies over many.
+#[inline(always)]
+pub(crate) fn map_row<L: Lanes, F: Map>(f: F, x: &[f32], y: &mut [f32]) {
+    let (x, x_tail) = x.as_chunks::<LANES>();
+    let (y, y_tail) = y.as_chunks_mut::<LANES>();
+    for (x, y) in x.iter().zip(y) {
+        f.apply(L::load(x)).store(y);
+    }
+    if !x_tail.is_empty() {
+        f.apply(L::load_part(x_tail)).store_part(y_tail);
+    }
+}
+
 impl<F: Map> Body for MapBody<'_, F> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lanes>(self) {
-        let (x, x_tail) = self.x.as_chunks::<LANES>();
-        let (y, y_tail) = self.y.as_chunks_mut::<LANES>();
-        for (x, y) in x.iter().zip(y) {
-            self.f.apply(L::load(x)).store(y);
-        }
-        if !x_tail.is_empty() {
-            self.f.apply(L::load_part(x_tail)).store_part(y_tail);
-        }
+        map_row::<L, F>(self.f, self.x, self.y);
     }
 }
 
@@ -211,41 +217,6 @@ impl Body for SumColsBody<'_> {
     }
 }
 
-#[inline(always)]
-fn bias_gelu_residual<L: Lanes>(x: L, bias: L, residual: L) -> L {
-    super::math::gelu(x.add(bias)).add(residual)
-}
-
-/// `gelu(x + bias) + residual` for each row.
-pub(crate) struct BiasGeluResidualBody<'a> {
-    pub x: &'a [f32],
-    pub bias: &'a [f32],
-    pub residual: &'a [f32],
-    pub y: &'a mut [f32],
-}
-
-impl Body for BiasGeluResidualBody<'_> {
-    type Out = ();
-    #[inline(always)]
-    fn run<L: Lanes>(self) {
-        let cols = self.bias.len();
-        let (bias, bias_tail) = self.bias.as_chunks::<LANES>();
-        let rows = self.x.chunks_exact(cols).zip(self.residual.chunks_exact(cols));
-        for ((x, residual), y) in rows.zip(self.y.chunks_exact_mut(cols)) {
-            let (x, x_tail) = x.as_chunks::<LANES>();
-            let (residual, residual_tail) = residual.as_chunks::<LANES>();
-            let (y, y_tail) = y.as_chunks_mut::<LANES>();
-            for (((x, bias), residual), y) in x.iter().zip(bias).zip(residual).zip(y) {
-                bias_gelu_residual(L::load(x), L::load(bias), L::load(residual)).store(y);
-            }
-            if !x_tail.is_empty() {
-                let (x, bias) = (L::load_part(x_tail), L::load_part(bias_tail));
-                bias_gelu_residual(x, bias, L::load_part(residual_tail)).store_part(y_tail);
-            }
-        }
-    }
-}
-
 /// Defines functions of one or two numbers.
 macro_rules! functions {
     ($kind:ident: $($(#[$doc:meta])* $name:ident($($arg:ident),+) = $value:expr;)+) => {$(
@@ -275,6 +246,9 @@ functions! { Map:
     /// The order of operands keeps NaN.
     Relu(x) = L::zero().max(x);
     Gelu(x) = super::math::gelu(x);
+    GeluTanh(x) = super::math::gelu_tanh(x);
+    Silu(x) = super::math::silu(x);
+    Softplus(x) = super::math::softplus(x);
     Step(x) = L::select(x.gt(L::zero()), L::splat(1.0), L::zero());
     Sin(x) = super::math::sin(x);
     Cos(x) = super::math::cos(x);
@@ -301,6 +275,18 @@ impl Map for LeakyRelu {
     #[inline(always)]
     fn apply<L: Lanes>(self, x: L) -> L {
         L::select(x.gt(L::zero()), x, x.mul(L::splat(self.0)))
+    }
+}
+
+/// `x` where positive, else `.0 * (e^x - 1)`.
+#[derive(Clone, Copy)]
+pub(crate) struct Elu(pub f32);
+
+impl Map for Elu {
+    #[inline(always)]
+    fn apply<L: Lanes>(self, x: L) -> L {
+        let below = super::math::exp_less_one(L::zero().min(x)).mul(L::splat(self.0));
+        L::select(x.gt(L::zero()), x, below)
     }
 }
 

@@ -1,6 +1,8 @@
 //! Vector code for CPUs: bodies over sixteen lanes, and what they are made of.
 
+pub(crate) mod activation;
 pub(crate) mod ahead;
+pub(crate) mod batch_norm;
 pub(crate) mod cell_gru;
 pub(crate) mod cell_lstm;
 pub(crate) mod cell_rnn;
@@ -15,6 +17,7 @@ mod lanes_neon;
 mod lanes_scalar;
 pub(crate) mod map;
 pub(crate) mod math;
+pub(crate) mod norm;
 pub(crate) mod optim;
 pub(crate) mod philox;
 pub(crate) mod rows;

@@ -1,4 +1,4 @@
-//! Bodies that work row by row: softmax and its kin, cross-entropy, layer normalisation.
+//! Bodies that work row by row: softmax and its kin, cross-entropy.
 
 use super::lanes::{Body, LANES, Lanes};
 use super::map::{self, Map, sum_row};
@@ -81,19 +81,6 @@ fn map_in_place<L: Lanes, F: Map>(f: F, y: &mut [f32]) {
     }
 }
 
-/// `y = f(x)` for a row.
-#[inline(always)]
-fn map_row<L: Lanes, F: Map>(f: F, x: &[f32], y: &mut [f32]) {
-    let (x, x_tail) = x.as_chunks::<LANES>();
-    let (y, y_tail) = y.as_chunks_mut::<LANES>();
-    for (x, y) in x.iter().zip(y) {
-        f.apply(L::load(x)).store(y);
-    }
-    if !x_tail.is_empty() {
-        f.apply(L::load_part(x_tail)).store_part(y_tail);
-    }
-}
-
 /// The sum of `a b` over a row, in the order of [`sum_row`].
 #[inline(always)]
 fn dot_row<L: Lanes>(a: &[f32], b: &[f32]) -> f32 {
@@ -150,7 +137,7 @@ impl Body for LogSoftmax<'_> {
         for (x, y) in rows {
             let max = max_row::<L>(x);
             let log_sum = log_one::<L>(exp_sum::<L>(x, max));
-            map_row::<L, _>(LessBoth(max, log_sum), x, y);
+            map::map_row::<L, _>(LessBoth(max, log_sum), x, y);
         }
     }
 }
@@ -250,119 +237,6 @@ impl Body for CrossEntropy<'_> {
                 }
             };
             *loss = max + log_one::<L>(sum) - x[target];
-        }
-    }
-}
-
-/// `y = (x - mean) * rstd * weight + bias`.
-pub(crate) struct LayerNorm<'a> {
-    pub x: &'a [f32],
-    pub weight: &'a [f32],
-    pub bias: &'a [f32],
-    pub y: &'a mut [f32],
-    pub mean: &'a mut [f32],
-    pub rstd: &'a mut [f32],
-    pub eps: f32,
-}
-
-/// `(x - .0)^2`
-#[derive(Clone, Copy)]
-struct SquareFrom(f32);
-
-impl Map for SquareFrom {
-    #[inline(always)]
-    fn apply<L: Lanes>(self, x: L) -> L {
-        let d = x.sub(L::splat(self.0));
-        d.mul(d)
-    }
-}
-
-impl Body for LayerNorm<'_> {
-    type Out = ();
-    #[inline(always)]
-    fn run<L: Lanes>(self) {
-        let cols = self.weight.len();
-        let (weight, weight_tail) = self.weight.as_chunks::<LANES>();
-        let (bias, bias_tail) = self.bias.as_chunks::<LANES>();
-        let rows = self.x.chunks_exact(cols).zip(self.y.chunks_exact_mut(cols));
-        for ((x, y), (mean, rstd)) in rows.zip(self.mean.iter_mut().zip(self.rstd)) {
-            // Two passes over a row in cache: E(x^2) - E(x)^2 would cancel.
-            *mean = sum_row::<L, _>(map::Same, x) / cols as f32;
-            let var = sum_row::<L, _>(SquareFrom(*mean), x) / cols as f32;
-            *rstd = 1.0 / (var + self.eps).sqrt();
-            let (m, r) = (L::splat(*mean), L::splat(*rstd));
-            let (x, x_tail) = x.as_chunks::<LANES>();
-            let (y, y_tail) = y.as_chunks_mut::<LANES>();
-            for (((x, w), b), y) in x.iter().zip(weight).zip(bias).zip(y) {
-                L::load(x).sub(m).mul(r).mul_add(L::load(w), L::load(b)).store(y);
-            }
-            if !x_tail.is_empty() {
-                let hat = L::load_part(x_tail).sub(m).mul(r);
-                hat.mul_add(L::load_part(weight_tail), L::load_part(bias_tail)).store_part(y_tail);
-            }
-        }
-    }
-}
-
-/// The gradients of layer normalisation for some rows; `d_weight` and `d_bias` are added to.
-pub(crate) struct LayerNormBackward<'a> {
-    pub x: &'a [f32],
-    pub weight: &'a [f32],
-    pub mean: &'a [f32],
-    pub rstd: &'a [f32],
-    pub d_y: &'a [f32],
-    pub d_x: &'a mut [f32],
-    pub d_weight: &'a mut [f32],
-    pub d_bias: &'a mut [f32],
-}
-
-impl Body for LayerNormBackward<'_> {
-    type Out = ();
-    #[inline(always)]
-    fn run<L: Lanes>(self) {
-        let cols = self.weight.len();
-        let (weight, weight_tail) = self.weight.as_chunks::<LANES>();
-        let (d_weight, d_weight_tail) = self.d_weight.as_chunks_mut::<LANES>();
-        let (d_bias, d_bias_tail) = self.d_bias.as_chunks_mut::<LANES>();
-        let rows = self.x.chunks_exact(cols).zip(self.d_y.chunks_exact(cols));
-        let stats = self.mean.iter().zip(self.rstd);
-        for (((x, d_y), d_x), (mean, rstd)) in rows.zip(self.d_x.chunks_exact_mut(cols)).zip(stats)
-        {
-            let (m, r) = (L::splat(*mean), L::splat(*rstd));
-            let (x, x_tail) = x.as_chunks::<LANES>();
-            let (d_y, d_y_tail) = d_y.as_chunks::<LANES>();
-            let (d_x, d_x_tail) = d_x.as_chunks_mut::<LANES>();
-            // a = sum(d_y w), b = sum(d_y w hat)
-            let (mut a, mut b) = (L::zero(), L::zero());
-            for u in 0..x.len() {
-                let (hat, d) = (L::load(&x[u]).sub(m).mul(r), L::load(&d_y[u]));
-                let scaled = d.mul(L::load(&weight[u]));
-                a = a.add(scaled);
-                b = scaled.mul_add(hat, b);
-                d.mul_add(hat, L::load(&d_weight[u])).store(&mut d_weight[u]);
-                d.add(L::load(&d_bias[u])).store(&mut d_bias[u]);
-            }
-            if !x_tail.is_empty() {
-                // Lanes past the end: d is 0 there, so they add nothing.
-                let (hat, d) = (L::load_part(x_tail).sub(m).mul(r), L::load_part(d_y_tail));
-                let scaled = d.mul(L::load_part(weight_tail));
-                a = a.add(scaled);
-                b = scaled.mul_add(hat, b);
-                d.mul_add(hat, L::load_part(d_weight_tail)).store_part(d_weight_tail);
-                d.add(L::load_part(d_bias_tail)).store_part(d_bias_tail);
-            }
-            let a = L::splat(a.reduce_add() / cols as f32);
-            let b = L::splat(b.reduce_add() / cols as f32);
-            for u in 0..x.len() {
-                let hat = L::load(&x[u]).sub(m).mul(r);
-                let d = L::load(&d_y[u]).mul(L::load(&weight[u]));
-                r.mul(hat.neg_mul_add(b, d.sub(a))).store(&mut d_x[u]);
-            }
-            if !x_tail.is_empty() {
-                let hat = L::load_part(x_tail).sub(m).mul(r);
-                let d = L::load_part(d_y_tail).mul(L::load_part(weight_tail));
-                r.mul(hat.neg_mul_add(b, d.sub(a))).store_part(d_x_tail);
-            }
         }
     }
 }

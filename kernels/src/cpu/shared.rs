@@ -22,6 +22,10 @@ impl<'a, T> Shared<'a, T> {
         Shared { start: slice.as_mut_ptr(), len: slice.len(), owner: PhantomData }
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
     /// Cuts a piece out.
     ///
     /// # Safety
@@ -47,18 +51,18 @@ impl<'a, T> Shared<'a, T> {
 }
 
 thread_local! {
-    /// Room to work in; it keeps its size.
-    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    /// Rooms to work in, which keep their sizes: one for each that is lent at the same time.
+    static SCRATCH: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Lends `f` a slice of `len` numbers, whatever they are.
 pub(crate) fn with_scratch(len: usize, f: impl FnOnce(&mut [f32])) {
     // Taken out, not borrowed: while a product waits for another thread, this one may begin
     // another task that wants room of its own.
-    let mut room = SCRATCH.take();
+    let mut room = SCRATCH.with_borrow_mut(Vec::pop).unwrap_or_default();
     if room.len() < len {
         room.resize(len, 0.0);
     }
     f(&mut room[..len]);
-    SCRATCH.set(room);
+    SCRATCH.with_borrow_mut(|rooms| rooms.push(room));
 }

@@ -1,5 +1,6 @@
 //! Softmax and its kin, cross-entropy and layer normalisation by their definitions, in f64.
 
+use super::norm::Group;
 use crate::softmax::NO_TARGET;
 
 /// `exp(x) / sum(exp(x))`, the maximum subtracted first.
@@ -38,11 +39,8 @@ pub fn cross_entropy(x: &[f64], target: u32) -> (f64, Vec<f64>) {
 
 /// `(x - mean) / sqrt(var + eps) * weight + bias`.
 pub fn layer_norm(x: &[f64], weight: &[f64], bias: &[f64], eps: f64) -> Vec<f64> {
-    let n = x.len() as f64;
-    let mean = x.iter().sum::<f64>() / n;
-    let var = x.iter().map(|x| (x - mean) * (x - mean)).sum::<f64>() / n;
-    let rstd = 1.0 / (var + eps).sqrt();
-    x.iter().zip(weight).zip(bias).map(|((x, w), b)| (x - mean) * rstd * w + b).collect()
+    let hat = Group::new(x, eps).hat;
+    hat.iter().zip(weight).zip(bias).map(|((hat, w), b)| hat * w + b).collect()
 }
 
 /// The gradient of layer normalisation with respect to `x`, `weight` and `bias`, for one row.
@@ -52,14 +50,8 @@ pub fn layer_norm_backward(
     d_y: &[f64],
     eps: f64,
 ) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
-    let n = x.len() as f64;
-    let hat = layer_norm(x, &vec![1.0; x.len()], &vec![0.0; x.len()], eps);
-    let mean = x.iter().sum::<f64>() / n;
-    let var = x.iter().map(|x| (x - mean) * (x - mean)).sum::<f64>() / n;
-    let rstd = 1.0 / (var + eps).sqrt();
+    let group = Group::new(x, eps);
     let d_hat: Vec<f64> = d_y.iter().zip(weight).map(|(d, w)| d * w).collect();
-    let a = d_hat.iter().sum::<f64>() / n;
-    let b = d_hat.iter().zip(&hat).map(|(d, hat)| d * hat).sum::<f64>() / n;
-    let d_x = d_hat.iter().zip(&hat).map(|(d, hat)| rstd * (d - a - hat * b)).collect();
-    (d_x, d_y.iter().zip(&hat).map(|(d, hat)| d * hat).collect(), d_y.to_vec())
+    let d_weight = d_y.iter().zip(&group.hat).map(|(d, hat)| d * hat).collect();
+    (group.gradient(&d_hat), d_weight, d_y.to_vec())
 }
