@@ -12,6 +12,8 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod drive;
+#[cfg(target_arch = "x86_64")]
+mod fused;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod pack;

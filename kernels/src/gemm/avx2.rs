@@ -12,6 +12,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     rows: 6,
     slivers: &[4, 2, 2, 1, 1, 1],
     tile: dispatch,
+    fused: None,
     pack: pack::avx2,
     pack_a: pack::avx2_a,
     pack_rows: false,

@@ -5,13 +5,14 @@
 //! more columns: a sum is one chain of adds, and 8 chains or more hide an add's latency.
 
 use super::tile::{Kernels, Tile};
-use super::{pack, row};
+use super::{fused, pack, row};
 use std::arch::x86_64::*;
 
 pub(super) static KERNELS: Kernels = Kernels {
     rows: 8,
     slivers: &[8, 8, 8, 6, 5, 4, 3, 3],
     tile: dispatch,
+    fused: Some(fused::dispatch),
     pack: pack::avx512,
     pack_a: pack::avx2_a,
     pack_rows: true,
@@ -59,7 +60,7 @@ unsafe fn tile<const R: usize, const V: usize>(t: &Tile) {
     // SAFETY: handed on. A masked load takes a slot of a multiply-add (4 % of a tile's time), and so
     // does each address that must be calculated (1 %), hence three forms of one body.
     unsafe {
-        if t.last != 16 {
+        if t.last != 16 && !t.padded {
             body::<R, V, true, false, false>(t)
         } else if (t.a_row, t.a_col) == (1, R) {
             if t.k * V > STREAMED {
@@ -99,17 +100,10 @@ unsafe fn body<
             if SHORT && v + 1 == V { _mm512_maskz_loadu_ps(mask, at) } else { _mm512_loadu_ps(at) }
         }
     };
-    let mut sum = [[_mm512_setzero_ps(); V]; R];
     // SAFETY: rows `0..R` of A and C, rows `0..k` of B, and all columns that the mask lets through
     // are in bounds, as the caller vouches.
     unsafe {
-        if t.from_c {
-            for r in 0..R {
-                for v in 0..V {
-                    sum[r][v] = load(t.c.add(r * t.c_row + v * 16), v);
-                }
-            }
-        }
+        let mut sum = begin::<R, V>(t);
         let (mut a, mut b) = (t.a, t.b);
         for _ in 0..t.k {
             if R >= V {
@@ -144,19 +138,62 @@ unsafe fn body<
             b = b.add(t.b_row);
             a = a.add(a_col);
         }
-        for v in 0..V {
-            if !t.bias.is_null() {
-                let bias = load(t.bias.add(v * 16), v);
-                for r in 0..R {
-                    sum[r][v] = _mm512_add_ps(sum[r][v], bias);
+        finish(t, &sum);
+    }
+}
+
+/// The sums of a tile.
+pub(super) type Sums<const R: usize, const V: usize> = [[__m512; V]; R];
+
+/// Where the sums begin.
+///
+/// # Safety
+/// As [`dispatch`].
+#[inline(always)]
+pub(super) unsafe fn begin<const R: usize, const V: usize>(t: &Tile) -> Sums<R, V> {
+    // SAFETY: the lanes that the mask lets through are in bounds; the caller vouches for the CPU.
+    unsafe {
+        let mut sum = [[_mm512_setzero_ps(); V]; R];
+        let mask = (0xffff_u32 >> (16 - t.last)) as __mmask16;
+        for (r, row) in sum.iter_mut().enumerate() {
+            for (v, x) in row.iter_mut().enumerate() {
+                let c = t.c.wrapping_add(r * t.c_row + v * 16);
+                if t.from_c {
+                    *x = _mm512_maskz_loadu_ps(if v + 1 == V { mask } else { 0xffff }, c);
+                } else {
+                    // By the time of the store its line is here.
+                    _mm_prefetch::<_MM_HINT_T0>(c.cast_const().cast());
                 }
             }
-            for r in 0..R {
+        }
+        sum
+    }
+}
+
+/// Adds the bias and writes the sums.
+///
+/// # Safety
+/// As [`dispatch`].
+#[inline(always)]
+pub(super) unsafe fn finish<const R: usize, const V: usize>(t: &Tile, sum: &Sums<R, V>) {
+    let mask = (0xffff_u32 >> (16 - t.last)) as __mmask16;
+    // SAFETY: the lanes that the mask lets through are in bounds; the caller vouches for the CPU.
+    unsafe {
+        for v in 0..V {
+            let short = v + 1 == V && t.last != 16;
+            let bias = if t.bias.is_null() {
+                None
+            } else {
+                let lanes = if short { mask } else { 0xffff };
+                Some(_mm512_maskz_loadu_ps(lanes, t.bias.add(v * 16)))
+            };
+            for (r, row) in sum.iter().enumerate() {
+                let x = bias.map_or(row[v], |bias| _mm512_add_ps(row[v], bias));
                 let c = t.c.add(r * t.c_row + v * 16);
-                if SHORT && v + 1 == V {
-                    _mm512_mask_storeu_ps(c, mask, sum[r][v]);
+                if short {
+                    _mm512_mask_storeu_ps(c, mask, x);
                 } else {
-                    _mm512_storeu_ps(c, sum[r][v]);
+                    _mm512_storeu_ps(c, x);
                 }
             }
         }

@@ -12,6 +12,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     rows: 6,
     slivers: &[4, 3, 2, 1, 1, 1],
     tile: dispatch,
+    fused: None,
     pack: pack::plain,
     pack_a: pack::plain_a,
     pack_rows: false,

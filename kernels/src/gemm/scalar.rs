@@ -11,6 +11,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     rows: 4,
     slivers: &[1, 1, 1, 1],
     tile: dispatch,
+    fused: None,
     pack: pack::plain,
     pack_a: pack::plain_a,
     pack_rows: false,

@@ -36,7 +36,33 @@ pub(super) struct Tile {
     pub from_c: bool,
     /// What is added to each column at the end; null for nothing.
     pub bias: *const f32,
+    /// Whether all 16 columns of the last sliver of `B` can be read.
+    pub padded: bool,
 }
+
+/// Columns of `B` that a tile packs while it computes, and then reads at `Tile::b`.
+pub(super) struct Fresh {
+    /// Element `(0, 0)` of the columns.
+    pub data: *const f32,
+    /// Elements from one row to the next; 1 if columns are contiguous.
+    pub row: usize,
+    /// Elements from one column to the next; 1 if rows are contiguous.
+    pub col: usize,
+    /// Number of columns.
+    pub cols: usize,
+    /// From a column to the one that the next strip begins with: fetched early.
+    pub next: isize,
+    /// Whether no other tile reads the packed columns: two blocks of rows are then kept.
+    pub ring: bool,
+}
+
+/// Rows that are packed at a time, and the shortest sum of a tile that packs while it computes.
+pub(super) const BLOCK: usize = 16;
+/// Slivers of the widest such tile: more chains of adds would hide no more, and a ring would not
+/// stay in the first-level cache.
+pub(super) const FRESH_SLIVERS: usize = 4;
+/// Rows of a ring of such blocks.
+pub(super) const RING: usize = 2 * BLOCK;
 
 /// The code of one tier.
 pub(super) struct Kernels {
@@ -46,6 +72,8 @@ pub(super) struct Kernels {
     pub slivers: &'static [usize],
     /// Computes a tile of so many rows and slivers.
     pub tile: unsafe fn(usize, usize, &Tile),
+    /// Computes a tile of packed rows of `A` and columns of `B` that it packs.
+    pub fused: Option<unsafe fn(usize, usize, &Tile, &Fresh)>,
     /// Packs columns of `B` into slivers: see [`super::pack`].
     pub pack: unsafe fn(&super::pack::Source, *mut f32, usize),
     /// Packs rows of `A` into tiles.
