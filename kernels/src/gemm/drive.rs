@@ -1,7 +1,7 @@
 //! The loops around the tiles: which operand is packed, how large the blocks are, how work is cut.
 
 use super::pack::{self, Source};
-use super::tile::{BLOCK, FRESH_SLIVERS, Fresh, Kernels, RING, Tile, even, kernels, slivers};
+use super::tile::{Fresh, Kernels, Tile, even, kernels, slivers};
 use super::{LANE, Line, MatMut, MatRef};
 use crate::threads::{parallel_for, threads};
 use std::cell::RefCell;
@@ -179,39 +179,17 @@ fn reserve(buffer: &mut Vec<Line>, len: usize) -> *mut f32 {
 impl Window<'_> {
     fn compute(&self, code: &Kernels, a: MatRef, b: Right, bias: Option<&[f32]>) {
         let (m, n, k) = (self.rows.1 - self.rows.0, self.cols.1 - self.cols.0, a.cols);
-        if let (1, Right::Plain(b), Some(row)) = (m, b, code.row)
-            && b.row_stride == 1
-            && b.col_stride != 1
-        {
-            let tile = Tile {
-                a: a.data.as_ptr().wrapping_add(self.rows.0 * a.row_stride),
-                a_row: a.row_stride,
-                a_col: a.col_stride,
-                b: b.data.as_ptr().wrapping_add(self.cols.0 * b.col_stride),
-                b_row: 1,
-                b_sliver: b.col_stride,
-                c: self.c.wrapping_add(self.rows.0 * self.c_row + self.cols.0),
-                c_row: self.c_row,
-                ahead: 0,
-                k,
-                last: 0,
-                from_c: self.accumulate,
-                bias: bias.map_or(std::ptr::null(), |bias| bias[self.cols.0..].as_ptr()),
-                padded: false,
-            };
-            // SAFETY: `MatRef` checked the bounds of A and B; the window lies inside of C.
-            return unsafe { row(&tile, n) };
-        }
         let pack_a = m > 1 && (a.col_stride != 1 || code.pack_rows && n >= PACK_A_COLS);
+        let fresh = match b {
+            Right::Plain(b) if b.col_stride == 1 => {
+                // A single tile of rows reads contiguous rows of B in place.
+                code.copied.is_some() && pack_a && m > code.rows
+            }
+            Right::Plain(b) => b.row_stride == 1 && code.direct.is_some_and(|(most, _)| m <= most.max(1) || most == code.rows),
+            Right::Packed(_) => false,
+        };
         let keep_a = pack_a && m * k <= KEEP_A;
         let widest = code.slivers[m.div_ceil(m.div_ceil(code.rows)) - 1] * LANE;
-        // A single tile of rows reads contiguous rows of B in place.
-        let fresh = match b {
-            Right::Plain(b) if code.fused.is_some() && pack_a && k >= BLOCK => {
-                b.row_stride == 1 && b.col_stride != 1 || b.col_stride == 1 && m > code.rows
-            }
-            _ => false,
-        };
         let mc = if fresh { MC_FRESH } else { MC };
         let (pack_b, kc, nc) = match b {
             Right::Packed(_) => (false, KC, n),
@@ -251,12 +229,10 @@ impl Window<'_> {
                             _ => None,
                         },
                         b: match b {
+                            Right::Plain(_) if fresh && m <= code.rows => (std::ptr::null(), LANE, 0),
                             Right::Plain(_) if fresh => {
-                                let rows = if m <= code.rows { RING } else { k1 - k0 };
-                                // Three rows before it may be written too.
-                                let room = widest * rows.max(k1 - k0) + 4 * LANE;
-                                let room = reserve(b_room, room);
-                                (room.wrapping_add(4 * LANE).cast_const(), LANE, rows * LANE)
+                                let room = reserve(b_room, widest * (k1 - k0));
+                                (room.cast_const(), LANE, (k1 - k0) * LANE)
                             }
                             Right::Packed(data) => {
                                 (data[n0 * k + k0 * LANE..].as_ptr(), LANE, k * LANE)
@@ -306,7 +282,8 @@ impl Window<'_> {
         let (n0, n1) = step.n;
         let (height, taller) = (rows.height / rows.tiles, rows.height % rows.tiles);
         let most = step.code.slivers[rows.height.div_ceil(rows.tiles) - 1];
-        let most = if step.fresh.is_some() { most.min(FRESH_SLIVERS) } else { most };
+        let once = step.fresh.is_some() && step.b.0.is_null();
+        let most = if once { slivers(n1 - n0) } else { most };
         let strips = slivers(n1 - n0).div_ceil(most);
         for strip in 0..strips {
             let first = even(slivers(n1 - n0), strips, strip);
@@ -334,8 +311,6 @@ impl Window<'_> {
                 row,
                 col,
                 cols,
-                next: if strip + 1 < strips { (width * LANE * col) as isize } else { 0 },
-                ring: step.b.2 == RING * LANE,
             });
             for i in 0..rows.tiles {
                 // As `even` cuts them, without a division for each tile.
@@ -355,8 +330,9 @@ impl Window<'_> {
                 // SAFETY: the tile lies inside of the window, which lies inside of C; its rows of A
                 // and columns of B are in bounds; `kernels` gave code that this CPU runs.
                 unsafe {
-                    match (fresh.take(), step.code.fused) {
-                        (Some(fresh), Some(fused)) => fused(here, width, &tile, &fresh),
+                    match (fresh.take(), step.code.copied, step.code.direct) {
+                        (Some(f), Some(copied), _) if f.col == 1 => copied(here, width, &tile, &f),
+                        (Some(f), _, Some((_, direct))) => direct(here, &tile, &f),
                         _ => (step.code.tile)(here, width, &tile),
                     }
                 }

@@ -40,7 +40,7 @@ pub(super) struct Tile {
     pub padded: bool,
 }
 
-/// Columns of `B` that a tile packs while it computes, and then reads at `Tile::b`.
+/// Columns of `B` as the caller stores them, which a tile multiplies and packs in one go.
 pub(super) struct Fresh {
     /// Element `(0, 0)` of the columns.
     pub data: *const f32,
@@ -50,19 +50,7 @@ pub(super) struct Fresh {
     pub col: usize,
     /// Number of columns.
     pub cols: usize,
-    /// From a column to the one that the next strip begins with: fetched early.
-    pub next: isize,
-    /// Whether no other tile reads the packed columns: two blocks of rows are then kept.
-    pub ring: bool,
 }
-
-/// Rows that are packed at a time, and the shortest sum of a tile that packs while it computes.
-pub(super) const BLOCK: usize = 16;
-/// Slivers of the widest such tile: more chains of adds would hide no more, and a ring would not
-/// stay in the first-level cache.
-pub(super) const FRESH_SLIVERS: usize = 4;
-/// Rows of a ring of such blocks.
-pub(super) const RING: usize = 2 * BLOCK;
 
 /// The code of one tier.
 pub(super) struct Kernels {
@@ -72,16 +60,17 @@ pub(super) struct Kernels {
     pub slivers: &'static [usize],
     /// Computes a tile of so many rows and slivers.
     pub tile: unsafe fn(usize, usize, &Tile),
-    /// Computes a tile of packed rows of `A` and columns of `B` that it packs.
-    pub fused: Option<unsafe fn(usize, usize, &Tile, &Fresh)>,
+    /// Computes a tile of packed rows of `A` and contiguous rows of `B`, which it packs at `Tile::b`.
+    pub copied: Option<unsafe fn(usize, usize, &Tile, &Fresh)>,
+    /// Computes a tile of so many rows, up to a number, and contiguous columns of `B`, which it packs
+    /// at `Tile::b` if that is not null.
+    pub direct: Option<(usize, unsafe fn(usize, &Tile, &Fresh))>,
     /// Packs columns of `B` into slivers: see [`super::pack`].
     pub pack: unsafe fn(&super::pack::Source, *mut f32, usize),
     /// Packs rows of `A` into tiles.
     pub pack_a: unsafe fn(&super::pack::Source, usize, *mut f32),
     /// Whether rows of `A` are worth packing even if they are contiguous.
     pub pack_rows: bool,
-    /// One row times so many contiguous columns, `b_sliver` apart: see `gemm/row.rs`.
-    pub row: Option<unsafe fn(&Tile, usize)>,
 }
 
 /// The code of the active tier.
