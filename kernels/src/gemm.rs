@@ -11,12 +11,12 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod direct;
 mod drive;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod pack;
-#[cfg(target_arch = "x86_64")]
-mod row;
 mod scalar;
 mod tile;
 #[cfg(target_arch = "x86_64")]

@@ -5,17 +5,18 @@
 
 use super::LANE;
 use super::tile::{Kernels, Tile};
-use super::{pack, row};
+use super::{direct, pack};
 use std::arch::x86_64::*;
 
 pub(super) static KERNELS: Kernels = Kernels {
     rows: 6,
     slivers: &[4, 2, 2, 1, 1, 1],
     tile: dispatch,
+    copied: None,
+    direct: Some((1, direct::avx2)),
     pack: pack::avx2,
     pack_a: pack::avx2_a,
     pack_rows: false,
-    row: Some(row::product),
 };
 
 /// Picks the code for a tile's size.

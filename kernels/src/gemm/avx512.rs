@@ -4,18 +4,19 @@
 //! multiply-adds against 11 loads, so two FMA units stay busy on two load ports. Fewer rows take
 //! more columns: a sum is one chain of adds, and 8 chains or more hide an add's latency.
 
-use super::tile::{Kernels, Tile};
-use super::{pack, row};
+use super::tile::{Fresh, Kernels, Tile};
+use super::{direct, pack};
 use std::arch::x86_64::*;
 
 pub(super) static KERNELS: Kernels = Kernels {
     rows: 8,
     slivers: &[8, 8, 8, 6, 5, 4, 3, 3],
     tile: dispatch,
+    copied: Some(dispatch_copied),
+    direct: Some((8, direct::avx512)),
     pack: pack::avx512,
     pack_a: pack::avx2_a,
     pack_rows: true,
-    row: Some(row::product),
 };
 
 /// Slivers times length of the sums above which a strip of `B` (here 40 KiB) does not stay in the
@@ -23,6 +24,8 @@ pub(super) static KERNELS: Kernels = Kernels {
 const STREAMED: usize = 640;
 /// How far ahead, in elements of a packed sliver: 32 rows are 400 cycles, a third-level latency.
 const AHEAD: usize = 32 * 16;
+/// How many rows ahead a `B` that is not packed yet is fetched: each may be on another page.
+const ROWS_AHEAD: usize = 16;
 
 /// Picks the code for a tile's size.
 ///
@@ -50,6 +53,29 @@ unsafe fn dispatch(rows: usize, slivers: usize, t: &Tile) {
     }
 }
 
+/// Picks the code for the size of a tile that copies its columns of `B`.
+///
+/// # Safety
+/// As [`dispatch`], and the rows of `A` are packed.
+unsafe fn dispatch_copied(rows: usize, slivers: usize, t: &Tile, f: &Fresh) {
+    macro_rules! pick {
+        ($($r:literal: $($v:literal)+;)+) => {
+            match (rows, slivers) {
+                // SAFETY: the caller vouches for the CPU, for `t` and for `f`.
+                $($(($r, $v) => unsafe { copied::<$r, $v>(t, f) },)+)+
+                _ => unreachable!("no tile of {rows} rows and {slivers} slivers"),
+            }
+        };
+    }
+    // Where there is a tile below it, the first has five rows or more.
+    pick! {
+        5: 1 2 3 4 5;
+        6: 1 2 3 4;
+        7: 1 2 3;
+        8: 1 2 3;
+    }
+}
+
 /// Computes a tile of `R` rows and `V` slivers.
 ///
 /// # Safety
@@ -59,7 +85,7 @@ unsafe fn tile<const R: usize, const V: usize>(t: &Tile) {
     // SAFETY: handed on. A masked load takes a slot of a multiply-add (4 % of a tile's time), and so
     // does each address that must be calculated (1 %), hence three forms of one body.
     unsafe {
-        if t.last != 16 {
+        if t.last != 16 && !t.padded {
             body::<R, V, true, false, false>(t)
         } else if (t.a_row, t.a_col) == (1, R) {
             if t.k * V > STREAMED {
@@ -99,17 +125,10 @@ unsafe fn body<
             if SHORT && v + 1 == V { _mm512_maskz_loadu_ps(mask, at) } else { _mm512_loadu_ps(at) }
         }
     };
-    let mut sum = [[_mm512_setzero_ps(); V]; R];
     // SAFETY: rows `0..R` of A and C, rows `0..k` of B, and all columns that the mask lets through
     // are in bounds, as the caller vouches.
     unsafe {
-        if t.from_c {
-            for r in 0..R {
-                for v in 0..V {
-                    sum[r][v] = load(t.c.add(r * t.c_row + v * 16), v);
-                }
-            }
-        }
+        let mut sum = begin::<R, V>(t);
         let (mut a, mut b) = (t.a, t.b);
         for _ in 0..t.k {
             if R >= V {
@@ -144,21 +163,102 @@ unsafe fn body<
             b = b.add(t.b_row);
             a = a.add(a_col);
         }
-        for v in 0..V {
-            if !t.bias.is_null() {
-                let bias = load(t.bias.add(v * 16), v);
-                for r in 0..R {
-                    sum[r][v] = _mm512_add_ps(sum[r][v], bias);
-                }
-            }
-            for r in 0..R {
-                let c = t.c.add(r * t.c_row + v * 16);
-                if SHORT && v + 1 == V {
-                    _mm512_mask_storeu_ps(c, mask, sum[r][v]);
+        finish(t, &sum);
+    }
+}
+
+/// The sums of a tile.
+pub(super) type Sums<const R: usize, const V: usize> = [[__m512; V]; R];
+
+/// Where the sums begin.
+///
+/// # Safety
+/// As [`dispatch`].
+#[inline(always)]
+pub(super) unsafe fn begin<const R: usize, const V: usize>(t: &Tile) -> Sums<R, V> {
+    // SAFETY: the lanes that the mask lets through are in bounds; the caller vouches for the CPU.
+    unsafe {
+        let mut sum = [[_mm512_setzero_ps(); V]; R];
+        let mask = (0xffff_u32 >> (16 - t.last)) as __mmask16;
+        for (r, row) in sum.iter_mut().enumerate() {
+            for (v, x) in row.iter_mut().enumerate() {
+                let c = t.c.wrapping_add(r * t.c_row + v * 16);
+                if t.from_c {
+                    *x = _mm512_maskz_loadu_ps(if v + 1 == V { mask } else { 0xffff }, c);
                 } else {
-                    _mm512_storeu_ps(c, sum[r][v]);
+                    // By the time of the store its line is here.
+                    _mm_prefetch::<_MM_HINT_T0>(c.cast_const().cast());
                 }
             }
         }
+        sum
+    }
+}
+
+/// Adds the bias and writes the sums.
+///
+/// # Safety
+/// As [`dispatch`].
+#[inline(always)]
+pub(super) unsafe fn finish<const R: usize, const V: usize>(t: &Tile, sum: &Sums<R, V>) {
+    let mask = (0xffff_u32 >> (16 - t.last)) as __mmask16;
+    // SAFETY: the lanes that the mask lets through are in bounds; the caller vouches for the CPU.
+    unsafe {
+        for v in 0..V {
+            let short = v + 1 == V && t.last != 16;
+            let bias = if t.bias.is_null() {
+                None
+            } else {
+                let lanes = if short { mask } else { 0xffff };
+                Some(_mm512_maskz_loadu_ps(lanes, t.bias.add(v * 16)))
+            };
+            for (r, row) in sum.iter().enumerate() {
+                let x = bias.map_or(row[v], |bias| _mm512_add_ps(row[v], bias));
+                let c = t.c.add(r * t.c_row + v * 16);
+                if short {
+                    _mm512_mask_storeu_ps(c, mask, x);
+                } else {
+                    _mm512_storeu_ps(c, x);
+                }
+            }
+        }
+    }
+}
+
+/// Computes the first tile of a strip whose rows of `B` are contiguous, and packs them for the tiles
+/// below: the stores are free beside so many multiply-adds.
+///
+/// # Safety
+/// As [`dispatch`].
+#[target_feature(enable = "avx512f")]
+unsafe fn copied<const R: usize, const V: usize>(t: &Tile, f: &Fresh) {
+    let mask = (0xffff_u32 >> (16 - t.last)) as __mmask16;
+    // SAFETY: the caller vouches for A, B and C; lanes beyond the last column are not touched.
+    unsafe {
+        let mut sum = begin::<R, V>(t);
+        let (mut a, mut b, mut from) = (t.a, t.b.cast_mut(), f.data);
+        for _ in 0..t.k {
+            let mut cols = [_mm512_setzero_ps(); V];
+            for (v, col) in cols.iter_mut().enumerate() {
+                let at = from.wrapping_add(v * 16);
+                _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(ROWS_AHEAD * f.row).cast());
+                *col = if v + 1 == V {
+                    _mm512_maskz_loadu_ps(mask, at)
+                } else {
+                    _mm512_loadu_ps(at)
+                };
+                _mm512_storeu_ps(b.add(v * t.b_sliver), *col);
+            }
+            for (r, row) in sum.iter_mut().enumerate() {
+                let x = _mm512_set1_ps(*a.add(r));
+                for (s, col) in row.iter_mut().zip(cols) {
+                    *s = _mm512_fmadd_ps(x, col, *s);
+                }
+            }
+            a = a.add(R);
+            b = b.add(16);
+            from = from.wrapping_add(f.row);
+        }
+        finish(t, &sum);
     }
 }

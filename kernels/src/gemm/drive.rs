@@ -1,7 +1,7 @@
 //! The loops around the tiles: which operand is packed, how large the blocks are, how work is cut.
 
 use super::pack::{self, Source};
-use super::tile::{Kernels, Tile, even, kernels, slivers};
+use super::tile::{Fresh, Kernels, Tile, even, kernels, slivers};
 use super::{LANE, Line, MatMut, MatRef};
 use crate::threads::{parallel_for, threads};
 use std::cell::RefCell;
@@ -13,6 +13,8 @@ const KC: usize = 512;
 const NC: usize = 768;
 /// Rows of `A` packed at a time (256 KiB).
 const MC: usize = 128;
+/// The same where tiles pack `B`: each block of rows does so again.
+const MC_FRESH: usize = 1024;
 /// Floats of `A` up to which all of it is packed once (512 KiB), and columns of `B` packed at a time
 /// beside it.
 const KEEP_A: usize = 1 << 17;
@@ -177,33 +179,21 @@ fn reserve(buffer: &mut Vec<Line>, len: usize) -> *mut f32 {
 impl Window<'_> {
     fn compute(&self, code: &Kernels, a: MatRef, b: Right, bias: Option<&[f32]>) {
         let (m, n, k) = (self.rows.1 - self.rows.0, self.cols.1 - self.cols.0, a.cols);
-        if let (1, Right::Plain(b), Some(row)) = (m, b, code.row)
-            && b.row_stride == 1
-            && b.col_stride != 1
-        {
-            let tile = Tile {
-                a: a.data.as_ptr().wrapping_add(self.rows.0 * a.row_stride),
-                a_row: a.row_stride,
-                a_col: a.col_stride,
-                b: b.data.as_ptr().wrapping_add(self.cols.0 * b.col_stride),
-                b_row: 1,
-                b_sliver: b.col_stride,
-                c: self.c.wrapping_add(self.rows.0 * self.c_row + self.cols.0),
-                c_row: self.c_row,
-                ahead: 0,
-                k,
-                last: 0,
-                from_c: self.accumulate,
-                bias: bias.map_or(std::ptr::null(), |bias| bias[self.cols.0..].as_ptr()),
-            };
-            // SAFETY: `MatRef` checked the bounds of A and B; the window lies inside of C.
-            return unsafe { row(&tile, n) };
-        }
         let pack_a = m > 1 && (a.col_stride != 1 || code.pack_rows && n >= PACK_A_COLS);
+        let fresh = match b {
+            Right::Plain(b) if b.col_stride == 1 => {
+                // A single tile of rows reads contiguous rows of B in place.
+                code.copied.is_some() && pack_a && m > code.rows
+            }
+            Right::Plain(b) => b.row_stride == 1 && code.direct.is_some_and(|(most, _)| m <= most.max(1) || most == code.rows),
+            Right::Packed(_) => false,
+        };
         let keep_a = pack_a && m * k <= KEEP_A;
         let widest = code.slivers[m.div_ceil(m.div_ceil(code.rows)) - 1] * LANE;
+        let mc = if fresh { MC_FRESH } else { MC };
         let (pack_b, kc, nc) = match b {
             Right::Packed(_) => (false, KC, n),
+            Right::Plain(_) if fresh => (false, KC, n),
             Right::Plain(b) if b.col_stride == 1 && m < PACK_B_ROWS => (false, KC, n),
             Right::Plain(b) if b.col_stride != 1 && m < FEW_ROWS => {
                 (true, (FEW_ROWS_PACK / widest).next_multiple_of(16), widest)
@@ -230,7 +220,20 @@ impl Window<'_> {
                         code,
                         n: (n0, n1),
                         k: k1 - k0,
+                        padded: pack_b || fresh || matches!(b, Right::Packed(_)),
+                        fresh: match b {
+                            Right::Plain(b) if fresh => {
+                                let at = k0 * b.row_stride + n0 * b.col_stride;
+                                Some((b.data.as_ptr().wrapping_add(at), b.row_stride, b.col_stride))
+                            }
+                            _ => None,
+                        },
                         b: match b {
+                            Right::Plain(_) if fresh && m <= code.rows => (std::ptr::null(), LANE, 0),
+                            Right::Plain(_) if fresh => {
+                                let room = reserve(b_room, widest * (k1 - k0));
+                                (room.cast_const(), LANE, (k1 - k0) * LANE)
+                            }
                             Right::Packed(data) => {
                                 (data[n0 * k + k0 * LANE..].as_ptr(), LANE, k * LANE)
                             }
@@ -250,7 +253,7 @@ impl Window<'_> {
                         let packed = a_room.as_ptr().cast::<f32>().wrapping_add(m * k0);
                         self.tiles(&step, &Rows::packed(packed, self.rows.0, m, code));
                     } else if pack_a {
-                        let blocks = m.div_ceil(MC);
+                        let blocks = m.div_ceil(mc);
                         for block in 0..blocks {
                             let top = self.rows.0 + even(m, blocks, block);
                             let height = self.rows.0 + even(m, blocks, block + 1) - top;
@@ -279,6 +282,8 @@ impl Window<'_> {
         let (n0, n1) = step.n;
         let (height, taller) = (rows.height / rows.tiles, rows.height % rows.tiles);
         let most = step.code.slivers[rows.height.div_ceil(rows.tiles) - 1];
+        let once = step.fresh.is_some() && step.b.0.is_null();
+        let most = if once { slivers(n1 - n0) } else { most };
         let strips = slivers(n1 - n0).div_ceil(most);
         for strip in 0..strips {
             let first = even(slivers(n1 - n0), strips, strip);
@@ -288,7 +293,7 @@ impl Window<'_> {
                 a: rows.at,
                 a_row: 1,
                 a_col: 1,
-                b: step.b.0.wrapping_add(first * step.b.2),
+                b: step.b.0.wrapping_add(if step.fresh.is_some() { 0 } else { first * step.b.2 }),
                 b_row: step.b.1,
                 b_sliver: step.b.2,
                 c: self.c.wrapping_add(rows.top * self.c_row + col),
@@ -298,7 +303,15 @@ impl Window<'_> {
                 last: (n1 - col).min(width * LANE) - (width - 1) * LANE,
                 from_c: step.from_c,
                 bias: step.bias.map_or(std::ptr::null(), |bias| bias[col..].as_ptr()),
+                padded: step.padded,
             };
+            let cols = (width - 1) * LANE + tile.last;
+            let mut fresh = step.fresh.map(|(data, row, col)| Fresh {
+                data: data.wrapping_add(first * LANE * col),
+                row,
+                col,
+                cols,
+            });
             for i in 0..rows.tiles {
                 // As `even` cuts them, without a division for each tile.
                 let here = height + usize::from(i < taller);
@@ -308,7 +321,7 @@ impl Window<'_> {
                     None => (1, here, here * step.k),
                 };
                 // The first tiles fetch one sliver each of what the next strip will read.
-                tile.ahead = if strip + 1 < strips && i < width {
+                tile.ahead = if step.fresh.is_none() && strip + 1 < strips && i < width {
                     ((width + i) * step.b.2) as isize
                 } else {
                     0
@@ -316,7 +329,13 @@ impl Window<'_> {
                 (self.before_tile)();
                 // SAFETY: the tile lies inside of the window, which lies inside of C; its rows of A
                 // and columns of B are in bounds; `kernels` gave code that this CPU runs.
-                unsafe { (step.code.tile)(here, width, &tile) };
+                unsafe {
+                    match (fresh.take(), step.code.copied, step.code.direct) {
+                        (Some(f), Some(copied), _) if f.col == 1 => copied(here, width, &tile, &f),
+                        (Some(f), _, Some((_, direct))) => direct(here, &tile, &f),
+                        _ => (step.code.tile)(here, width, &tile),
+                    }
+                }
                 tile.a = tile.a.wrapping_add(a_step);
                 tile.c = tile.c.wrapping_add(here * self.c_row);
             }
@@ -395,4 +414,7 @@ struct Step<'a> {
     b: (*const f32, usize, usize),
     from_c: bool,
     bias: Option<&'a [f32]>,
+    padded: bool,
+    /// What the first tile of a strip packs: element `(0, 0)` and strides of `B`.
+    fresh: Option<(*const f32, usize, usize)>,
 }

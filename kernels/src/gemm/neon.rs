@@ -12,10 +12,11 @@ pub(super) static KERNELS: Kernels = Kernels {
     rows: 6,
     slivers: &[4, 3, 2, 1, 1, 1],
     tile: dispatch,
+    copied: None,
+    direct: None,
     pack: pack::plain,
     pack_a: pack::plain_a,
     pack_rows: false,
-    row: None,
 };
 
 /// A sliver of one row.

@@ -106,21 +106,24 @@ unsafe fn any(src: &Source, dst: *mut f32, stride: usize) {
 /// # Safety
 /// 4 numbers can be read at each line; the CPU has avx2.
 #[cfg(target_arch = "x86_64")]
-#[inline]
-#[target_feature(enable = "avx2")]
+#[inline(always)] // it takes on the features of the loop that it stands in
 pub(super) unsafe fn columns_of(lines: [*const f32; 8]) -> [__m256; 4] {
-    let half = |j: usize| {
-        // SAFETY: the caller vouches for 4 numbers.
-        let (low, high) = unsafe { (_mm_loadu_ps(lines[j]), _mm_loadu_ps(lines[j + 4])) };
-        _mm256_insertf128_ps(_mm256_castps128_ps256(low), high, 1)
-    };
-    let (x0, x1, x2, x3) = (half(0), half(1), half(2), half(3));
-    let (y0, y1) = (_mm256_unpacklo_ps(x0, x1), _mm256_unpackhi_ps(x0, x1));
-    let (y2, y3) = (_mm256_unpacklo_ps(x2, x3), _mm256_unpackhi_ps(x2, x3));
-    let low = |a, b| _mm256_castpd_ps(_mm256_unpacklo_pd(_mm256_castps_pd(a), _mm256_castps_pd(b)));
-    let high =
-        |a, b| _mm256_castpd_ps(_mm256_unpackhi_pd(_mm256_castps_pd(a), _mm256_castps_pd(b)));
-    [low(y0, y2), high(y0, y2), low(y1, y3), high(y1, y3)]
+    // SAFETY: the caller vouches for the CPU and for 4 numbers at each line.
+    unsafe {
+        let x: [__m256; 4] = std::array::from_fn(|j| {
+            let low = _mm256_castps128_ps256(_mm_loadu_ps(lines[j]));
+            _mm256_insertf128_ps(low, _mm_loadu_ps(lines[j + 4]), 1)
+        });
+        let (y0, y1) = (_mm256_unpacklo_ps(x[0], x[1]), _mm256_unpackhi_ps(x[0], x[1]));
+        let (y2, y3) = (_mm256_unpacklo_ps(x[2], x[3]), _mm256_unpackhi_ps(x[2], x[3]));
+        let [y0, y1, y2, y3] = [y0, y1, y2, y3].map(|y| _mm256_castps_pd(y));
+        [
+            _mm256_castpd_ps(_mm256_unpacklo_pd(y0, y2)),
+            _mm256_castpd_ps(_mm256_unpackhi_pd(y0, y2)),
+            _mm256_castpd_ps(_mm256_unpacklo_pd(y1, y3)),
+            _mm256_castpd_ps(_mm256_unpackhi_pd(y1, y3)),
+        ]
+    }
 }
 
 /// Columns that are contiguous (`src.row == 1`): transposes blocks of 8 columns by 4 rows.

@@ -11,10 +11,11 @@ pub(super) static KERNELS: Kernels = Kernels {
     rows: 4,
     slivers: &[1, 1, 1, 1],
     tile: dispatch,
+    copied: None,
+    direct: None,
     pack: pack::plain,
     pack_a: pack::plain_a,
     pack_rows: false,
-    row: None,
 };
 
 /// Picks the code for a tile's size.

@@ -36,6 +36,20 @@ pub(super) struct Tile {
     pub from_c: bool,
     /// What is added to each column at the end; null for nothing.
     pub bias: *const f32,
+    /// Whether all 16 columns of the last sliver of `B` can be read.
+    pub padded: bool,
+}
+
+/// Columns of `B` as the caller stores them, which a tile multiplies and packs in one go.
+pub(super) struct Fresh {
+    /// Element `(0, 0)` of the columns.
+    pub data: *const f32,
+    /// Elements from one row to the next; 1 if columns are contiguous.
+    pub row: usize,
+    /// Elements from one column to the next; 1 if rows are contiguous.
+    pub col: usize,
+    /// Number of columns.
+    pub cols: usize,
 }
 
 /// The code of one tier.
@@ -46,14 +60,17 @@ pub(super) struct Kernels {
     pub slivers: &'static [usize],
     /// Computes a tile of so many rows and slivers.
     pub tile: unsafe fn(usize, usize, &Tile),
+    /// Computes a tile of packed rows of `A` and contiguous rows of `B`, which it packs at `Tile::b`.
+    pub copied: Option<unsafe fn(usize, usize, &Tile, &Fresh)>,
+    /// Computes a tile of so many rows, up to a number, and contiguous columns of `B`, which it packs
+    /// at `Tile::b` if that is not null.
+    pub direct: Option<(usize, unsafe fn(usize, &Tile, &Fresh))>,
     /// Packs columns of `B` into slivers: see [`super::pack`].
     pub pack: unsafe fn(&super::pack::Source, *mut f32, usize),
     /// Packs rows of `A` into tiles.
     pub pack_a: unsafe fn(&super::pack::Source, usize, *mut f32),
     /// Whether rows of `A` are worth packing even if they are contiguous.
     pub pack_rows: bool,
-    /// One row times so many contiguous columns, `b_sliver` apart: see `gemm/row.rs`.
-    pub row: Option<unsafe fn(&Tile, usize)>,
 }
 
 /// The code of the active tier.

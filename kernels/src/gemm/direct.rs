@@ -1,0 +1,262 @@
+//! Few rows times a matrix whose columns are contiguous, such as a linear layer's weight.
+//!
+//! Blocks of 8 columns by 4 rows of `B` are transposed in registers and multiplied at once: shuffles
+//! run on ports that multiply-adds leave idle. Nothing is packed for a product of few rows; for more
+//! rows the first tile of a strip also writes what it transposed, packed, for those below. The order
+//! of adds is that of every other tile, and so are the bits.
+
+use super::pack::columns_of;
+use super::tile::{Fresh, Tile};
+use std::arch::x86_64::*;
+
+/// Rows of a column in a cache line: how far a loop goes before it fetches again.
+const LINE: usize = 16;
+/// How many rows ahead columns are fetched.
+const AHEAD: usize = 8 * LINE;
+
+/// Computes one row; `f` says where `f.cols` columns of `B` begin.
+///
+/// # Safety
+/// The CPU has avx2 and fma; the pointers of `t` and `f` reach as far as their sizes say.
+pub(super) unsafe fn avx2(rows: usize, t: &Tile, f: &Fresh) {
+    debug_assert_eq!(rows, 1);
+    // SAFETY: handed on.
+    unsafe { row(t, f) }
+}
+
+/// Computes a tile of so many rows; `f` says where `f.cols` columns of `B` begin. They are packed at
+/// `t.b` as well unless that is null.
+///
+/// # Safety
+/// As [`avx2`]; the CPU has avx512f.
+pub(super) unsafe fn avx512(rows: usize, t: &Tile, f: &Fresh) {
+    // SAFETY: handed on.
+    unsafe {
+        match rows {
+            1 => tile::<1>(t, f),
+            2 => tile::<2>(t, f),
+            3 => tile::<3>(t, f),
+            4 => tile::<4>(t, f),
+            5 => tile::<5>(t, f),
+            6 => tile::<6>(t, f),
+            7 => tile::<7>(t, f),
+            8 => tile::<8>(t, f),
+            _ => unreachable!("no tile of {rows} rows"),
+        }
+    }
+}
+
+/// Computes `R` rows.
+///
+/// # Safety
+/// As [`avx512`].
+#[target_feature(enable = "avx512f")]
+unsafe fn tile<const R: usize>(t: &Tile, f: &Fresh) {
+    for col in (0..f.cols).step_by(16) {
+        // SAFETY: handed on.
+        unsafe {
+            match (f.cols - col >= 16, t.b.is_null()) {
+                (true, true) => sliver::<R, true, false>(t, f, col),
+                (true, false) => sliver::<R, true, true>(t, f, col),
+                (false, true) => sliver::<R, false, false>(t, f, col),
+                (false, false) => sliver::<R, false, true>(t, f, col),
+            }
+        }
+    }
+}
+
+/// Transposes 16 lines of 16 numbers.
+///
+/// # Safety
+/// The CPU has avx512f.
+#[inline(always)] // it takes on the features of the loop that it stands in
+#[allow(clippy::needless_range_loop)] // four places of one pattern
+unsafe fn transposed(x: [__m512; 16]) -> [__m512; 16] {
+    let (mut y, mut z, mut out) = (x, x, x);
+    // SAFETY: the caller vouches for the CPU.
+    unsafe {
+        for i in 0..8 {
+            y[2 * i] = _mm512_unpacklo_ps(x[2 * i], x[2 * i + 1]);
+            y[2 * i + 1] = _mm512_unpackhi_ps(x[2 * i], x[2 * i + 1]);
+        }
+        for i in (0..16).step_by(4) {
+            let pairs = |j: usize| _mm512_castps_pd(y[i + j]);
+            z[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(pairs(0), pairs(2)));
+            z[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(pairs(0), pairs(2)));
+            z[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(pairs(1), pairs(3)));
+            z[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(pairs(1), pairs(3)));
+        }
+        for i in 0..4 {
+            let even = _mm512_shuffle_f32x4::<0x88>(z[i], z[4 + i]);
+            let odd = _mm512_shuffle_f32x4::<0xdd>(z[i], z[4 + i]);
+            let even_2 = _mm512_shuffle_f32x4::<0x88>(z[8 + i], z[12 + i]);
+            let odd_2 = _mm512_shuffle_f32x4::<0xdd>(z[8 + i], z[12 + i]);
+            out[i] = _mm512_shuffle_f32x4::<0x88>(even, even_2);
+            out[4 + i] = _mm512_shuffle_f32x4::<0x88>(odd, odd_2);
+            out[8 + i] = _mm512_shuffle_f32x4::<0xdd>(even, even_2);
+            out[12 + i] = _mm512_shuffle_f32x4::<0xdd>(odd, odd_2);
+        }
+    }
+    out
+}
+
+/// Computes the sliver from column `col` on, which is `WHOLE` or short, and writes it packed if
+/// `PACK`.
+///
+/// Lines are loaded whole and once: columns a power of two apart share few places of the first-level
+/// cache, and would push each other out between two visits.
+///
+/// # Safety
+/// As [`avx512`].
+#[target_feature(enable = "avx512f")]
+#[allow(clippy::needless_range_loop)] // `r` is a place in A and C as well as in `sum`
+unsafe fn sliver<const R: usize, const WHOLE: bool, const PACK: bool>(
+    t: &Tile,
+    f: &Fresh,
+    col: usize,
+) {
+    let data = f.data.wrapping_add(col * f.col);
+    let left = f.cols - col;
+    // Columns beyond the last repeat it; nobody stores their sums.
+    let column =
+        |j: usize| data.wrapping_add(if WHOLE { j } else { j.min(left - 1) } * f.col);
+    let room = t.b.cast_mut().wrapping_add(col / 16 * t.b_sliver);
+    let lanes = (0xffff_u32 >> (if WHOLE { 0 } else { 16 - left })) as __mmask16;
+    let whole = t.k / LINE * LINE;
+    // SAFETY: rows `0..k` of those columns, the room, and what A and C hold for them are in bounds,
+    // and so are the lanes that masks let through.
+    unsafe {
+        let c = |r: usize| t.c.wrapping_add(r * t.c_row + col);
+        let mut sum = [_mm512_setzero_ps(); R];
+        if t.from_c {
+            for r in 0..R {
+                sum[r] = _mm512_maskz_loadu_ps(lanes, c(r));
+            }
+        }
+        let mut a = t.a;
+        for l in (0..whole).step_by(LINE) {
+            // Beyond the last row the next sliver begins.
+            let past = if l + AHEAD < t.k { l } else { (16 * f.col + l).wrapping_sub(t.k) };
+            let lines = std::array::from_fn(|j| _mm512_loadu_ps(column(j).add(l)));
+            for j in 0..LINE {
+                let ahead = column(j).wrapping_add(past).wrapping_add(AHEAD);
+                _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
+            }
+            for (i, x) in transposed(lines).into_iter().enumerate() {
+                if PACK {
+                    _mm512_storeu_ps(room.add((l + i) * 16), x);
+                }
+                for r in 0..R {
+                    let a = _mm512_set1_ps(*a.add(r * t.a_row + i * t.a_col));
+                    sum[r] = _mm512_fmadd_ps(a, x, sum[r]);
+                }
+            }
+            a = a.wrapping_add(LINE * t.a_col);
+        }
+        if whole < t.k {
+            let rows = (0xffff_u32 >> (16 - (t.k - whole))) as __mmask16;
+            let lines = std::array::from_fn(|j| _mm512_maskz_loadu_ps(rows, column(j).add(whole)));
+            for (i, x) in transposed(lines).into_iter().enumerate().take(t.k - whole) {
+                if PACK {
+                    _mm512_storeu_ps(room.add((whole + i) * 16), x);
+                }
+                for r in 0..R {
+                    let a = _mm512_set1_ps(*a.add(r * t.a_row + i * t.a_col));
+                    sum[r] = _mm512_fmadd_ps(a, x, sum[r]);
+                }
+            }
+        }
+        for r in 0..R {
+            let mut x = sum[r];
+            if !t.bias.is_null() {
+                x = _mm512_add_ps(x, _mm512_maskz_loadu_ps(lanes, t.bias.add(col)));
+            }
+            if WHOLE {
+                _mm512_storeu_ps(c(r), x);
+            } else {
+                _mm512_mask_storeu_ps(c(r), lanes, x);
+            }
+        }
+    }
+}
+
+/// Groups of 8 columns whose sums run side by side.
+const GROUPS: usize = 4;
+
+/// Computes one row.
+///
+/// # Safety
+/// As [`avx2`].
+#[target_feature(enable = "avx2,fma")]
+unsafe fn row(t: &Tile, f: &Fresh) {
+    let columns = f.cols;
+    let mut at = 0;
+    while columns - at >= 8 {
+        let groups = ((columns - at) / 8).min(GROUPS);
+        // SAFETY: columns `at..at + 8 * groups` are in bounds, as the caller vouches.
+        unsafe {
+            match groups {
+                4 => body::<4>(t, f, at),
+                3 => body::<3>(t, f, at),
+                2 => body::<2>(t, f, at),
+                _ => body::<1>(t, f, at),
+            }
+        }
+        at += 8 * groups;
+    }
+    for j in at..columns {
+        // SAFETY: column `j` is in bounds.
+        unsafe {
+            let b = f.data.add(j * f.col);
+            let mut sum = if t.from_c { *t.c.add(j) } else { 0.0 };
+            for l in 0..t.k {
+                sum = (*t.a.add(l * t.a_col)).mul_add(*b.add(l), sum);
+            }
+            *t.c.add(j) = if t.bias.is_null() { sum } else { sum + *t.bias.add(j) };
+        }
+    }
+}
+
+/// Computes columns `at..at + 8 * G`.
+///
+/// # Safety
+/// As [`avx2`].
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+#[allow(clippy::needless_range_loop)] // `g` is a place in B and C as well as in `sum`
+unsafe fn body<const G: usize>(t: &Tile, f: &Fresh, at: usize) {
+    let mut sum = [_mm256_setzero_ps(); G];
+    let whole = t.k / 4 * 4;
+    // SAFETY: rows `0..k` of those columns, and what A and C hold for them, are in bounds.
+    unsafe {
+        if t.from_c {
+            for g in 0..G {
+                sum[g] = _mm256_loadu_ps(t.c.add(at + 8 * g));
+            }
+        }
+        let column = |g: usize, j: usize| f.data.wrapping_add((at + 8 * g + j) * f.col);
+        for l in (0..whole).step_by(4) {
+            let a: [__m256; 4] =
+                std::array::from_fn(|i| _mm256_set1_ps(*t.a.add((l + i) * t.a_col)));
+            for g in 0..G {
+                let lines = std::array::from_fn(|j| column(g, j).wrapping_add(l));
+                for (a, x) in a.into_iter().zip(columns_of(lines)) {
+                    sum[g] = _mm256_fmadd_ps(a, x, sum[g]);
+                }
+            }
+        }
+        for l in whole..t.k {
+            let a = _mm256_set1_ps(*t.a.add(l * t.a_col));
+            for g in 0..G {
+                let x: [f32; 8] = std::array::from_fn(|j| *column(g, j).add(l));
+                sum[g] = _mm256_fmadd_ps(a, _mm256_loadu_ps(x.as_ptr()), sum[g]);
+            }
+        }
+        for g in 0..G {
+            if !t.bias.is_null() {
+                sum[g] = _mm256_add_ps(sum[g], _mm256_loadu_ps(t.bias.add(at + 8 * g)));
+            }
+            _mm256_storeu_ps(t.c.add(at + 8 * g), sum[g]);
+        }
+    }
+}
