@@ -108,7 +108,7 @@ unsafe fn any(src: &Source, dst: *mut f32, stride: usize) {
 #[cfg(target_arch = "x86_64")]
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) unsafe fn columns_of(lines: [*const f32; 8]) -> [__m256; 4] {
+pub(crate) unsafe fn columns_of(lines: [*const f32; 8]) -> [__m256; 4] {
     let half = |j: usize| {
         // SAFETY: the caller vouches for 4 numbers.
         let (low, high) = unsafe { (_mm_loadu_ps(lines[j]), _mm_loadu_ps(lines[j + 4])) };
