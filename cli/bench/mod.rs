@@ -5,6 +5,7 @@
 
 pub mod aligned;
 mod case;
+mod conv;
 mod elementwise;
 mod gemm;
 mod measure;
@@ -41,6 +42,7 @@ pub struct Workload {
 /// Every workload.
 pub const WORKLOADS: &[Workload] = &[
     Workload { name: "gemm", group: "kernels", check: gemm::check, run: gemm::run },
+    Workload { name: "conv", group: "kernels", check: conv::check, run: conv::run },
     Workload {
         name: "elementwise",
         group: "kernels",
@@ -393,7 +395,7 @@ mod tests {
             let list: Vec<String> = list.iter().map(|s| (*s).to_owned()).collect();
             chosen(&list).expect("known names").iter().map(|w| w.name).collect()
         };
-        assert_eq!(names(&["gemm", "kernels"]), ["gemm", "elementwise"]);
+        assert_eq!(names(&["gemm", "kernels"]), ["gemm", "conv", "elementwise"]);
         assert_eq!(names(&["all", "gemm"]).len(), WORKLOADS.len());
         assert!(chosen(&["gem".to_owned()]).is_err());
     }
