@@ -124,7 +124,8 @@ impl Case {
         self.get(key).is_some()
     }
 
-    fn fault(&self, why: impl std::fmt::Display) -> Error {
+    /// An error that names this case.
+    pub fn fault(&self, why: impl std::fmt::Display) -> Error {
         Error::input(format!("bench: case {}: {why}", clean(&self.text())))
     }
 
@@ -161,6 +162,27 @@ impl Case {
     /// If it is not such a number.
     pub fn count_or(&self, key: &str, default: usize, most: usize) -> Result<usize> {
         if self.get(key).is_some() { self.count(key, most) } else { Ok(default) }
+    }
+
+    /// Two counts in `least..=most`, written as one number for both or as a list.
+    ///
+    /// # Errors
+    /// If it is missing or is not such a number or list.
+    pub fn pair(&self, key: &str, least: usize, most: usize) -> Result<[usize; 2]> {
+        let value = self.get(key).ok_or_else(|| self.fault(format!("key \"{key}\" is missing")))?;
+        let count = |value: &Value| {
+            let count = value.as_u64().and_then(|n| usize::try_from(n).ok());
+            count.filter(|n| (least..=most).contains(n))
+        };
+        let pair = match value.as_array().map(Vec::as_slice) {
+            Some([h, w]) => count(h).zip(count(w)),
+            Some(_) => None,
+            None => count(value).map(|n| (n, n)),
+        };
+        pair.map(|(h, w)| [h, w]).ok_or_else(|| {
+            let value = python(value);
+            self.fault(format!("\"{key}\" is {value}, not one or two numbers in {least}..={most}"))
+        })
     }
 
     /// A flag; false where the key is missing (or null).
@@ -251,7 +273,7 @@ mod tests {
 
     #[test]
     fn every_built_in_workload_has_cases() {
-        let names = ["gemm", "elementwise", "startup", "rnn_train", "rnn_generate"];
+        let names = ["gemm", "conv", "elementwise", "startup", "rnn_train", "rnn_generate"];
         for (name, cases) in read(None, &names).expect("the built-in list") {
             assert!(!cases.is_empty(), "{name}");
         }
@@ -264,6 +286,12 @@ mod tests {
         assert!(why(case.count("m", 9)).contains("\"m\" is 0, not a number in 1..=9"));
         assert!(why(case.count("k", 9)).contains("\"k\" is \"x\""));
         assert!(why(case.count("n", 9)).contains("key \"n\" is missing"));
+        let case_of = |text| Case::parse(text).and_then(|case| case.pair("k", 1, 9));
+        assert_eq!(case_of(r#"{"k": 3}"#).ok(), Some([3, 3]));
+        assert_eq!(case_of(r#"{"k": [1, 9]}"#).ok(), Some([1, 9]));
+        for bad in [r#"{"k": [1]}"#, r#"{"k": [0, 1]}"#, r#"{"k": "3"}"#, r#"{"k": 10}"#, "{}"] {
+            assert!(case_of(bad).is_err(), "{bad}");
+        }
         assert!(case.flag("flag", false).is_err() && case.only(&["m", "k"]).is_err());
         assert!(case.word("op", &["tanh"], true).is_err());
         assert!(Case::parse(r#"{"m": 1, "m": 2}"#).is_err());

@@ -6,6 +6,7 @@
 pub mod aligned;
 mod case;
 mod child;
+mod conv;
 mod elementwise;
 mod gemm;
 mod ladder;
@@ -48,6 +49,7 @@ pub struct Workload {
 /// Every workload.
 pub const WORKLOADS: &[Workload] = &[
     Workload { name: "gemm", group: "kernels", check: gemm::check, run: gemm::run },
+    Workload { name: "conv", group: "kernels", check: conv::check, run: conv::run },
     Workload {
         name: "elementwise",
         group: "kernels",
@@ -377,7 +379,7 @@ mod tests {
             let list: Vec<String> = list.iter().map(|s| (*s).to_owned()).collect();
             chosen(&list).expect("known names").iter().map(|w| w.name).collect()
         };
-        assert_eq!(names(&["gemm", "kernels"]), ["gemm", "elementwise", "ladder"]);
+        assert_eq!(names(&["gemm", "kernels"]), ["gemm", "conv", "elementwise", "ladder"]);
         assert_eq!(names(&["all", "gemm"]).len(), WORKLOADS.len());
         assert!(chosen(&["gem".to_owned()]).is_err());
     }

@@ -43,6 +43,7 @@ pub use file::{Dtype, Entry, MAX_HEADER, WeightFile, named_parameters, write_wei
 pub use infer::{Cell, LayerWeights, LinearStep, RecurrentStep};
 pub use layout::{Layout, MAX_RANK};
 pub use op::batch_norm::BatchStatistics;
+pub use op::conv::Conv;
 pub use op::index::{Ids, NO_ID};
 pub use op::recurrent::{
     Input, Nonlinearity, Stacked, gru_layer, gru_plain, lstm_layer, lstm_plain, recurrent_stack,

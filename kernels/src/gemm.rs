@@ -23,6 +23,8 @@ mod tile;
 pub(crate) mod words;
 
 use drive::{Right, Shared};
+#[cfg(target_arch = "x86_64")]
+pub(crate) use pack::columns_of;
 
 /// Columns of a sliver: one 512-bit vector, two of AVX2, four of NEON.
 const LANE: usize = 16;
@@ -207,4 +209,24 @@ pub(crate) fn gemm_packed_alone(
     assert_eq!((a.rows, b.n, a.cols), (c.rows, c.cols, b.k));
     assert!(bias.is_none_or(|bias| bias.len() == b.n));
     drive::product_alone(a, Right::Packed(b.slivers()), bias, c, accumulate, before_tile);
+}
+
+/// Packs the columns of a matrix whose columns are contiguous, `col` elements apart, into slivers
+/// `[rows, 16]` that lie `stride` elements apart in `room`; zeros beyond the last column.
+pub(crate) fn pack_slivers(
+    b: &[f32],
+    col: usize,
+    (rows, cols): (usize, usize),
+    room: &mut [f32],
+    stride: usize,
+) {
+    if rows == 0 || cols == 0 {
+        return;
+    }
+    assert!((cols - 1) * col + rows <= b.len() && rows * LANE <= stride);
+    assert!((tile::slivers(cols) - 1) * stride + rows * LANE <= room.len());
+    let ahead = 8 * col;
+    let source = pack::Source { data: b.as_ptr(), row: 1, col, rows, cols, ahead };
+    // SAFETY: both sides are in bounds, by the lines above.
+    unsafe { (tile::kernels().pack)(&source, room.as_mut_ptr(), stride) };
 }

@@ -10,6 +10,7 @@
 
 pub mod activation;
 pub mod batch_norm;
+pub mod conv;
 mod cpu;
 pub mod elementwise;
 pub mod embedding;

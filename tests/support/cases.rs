@@ -8,6 +8,7 @@ use etude_engine::{NO_ID, Result, Rng, Tensor};
 
 use crate::array::Array;
 
+mod case_conv;
 mod case_elementwise;
 mod case_norm;
 mod case_recurrent;
@@ -171,6 +172,7 @@ pub fn cases() -> Vec<Case> {
         case_rows::cases,
         case_norm::cases,
         case_recurrent::cases,
+        case_conv::cases,
     ];
     families.into_iter().flat_map(|family| family()).collect()
 }

@@ -3,6 +3,7 @@
 
 pub mod activation;
 pub mod batch_norm;
+pub mod conv;
 pub mod elementwise;
 pub mod group_norm;
 pub mod index;

@@ -9,11 +9,11 @@ pub(crate) mod cell_rnn;
 pub(crate) mod dot_int8;
 pub(crate) mod lanes;
 #[cfg(target_arch = "x86_64")]
-mod lanes_avx2;
+pub(crate) mod lanes_avx2;
 #[cfg(target_arch = "x86_64")]
-mod lanes_avx512;
+pub(crate) mod lanes_avx512;
 #[cfg(target_arch = "aarch64")]
-mod lanes_neon;
+pub(crate) mod lanes_neon;
 mod lanes_scalar;
 pub(crate) mod map;
 pub(crate) mod math;

@@ -185,7 +185,10 @@ impl Window<'_> {
                 // A single tile of rows reads contiguous rows of B in place.
                 code.copied.is_some() && pack_a && m > code.rows
             }
-            Right::Plain(b) => b.row_stride == 1 && code.direct.is_some_and(|(most, _)| m <= most.max(1) || most == code.rows),
+            Right::Plain(b) => {
+                b.row_stride == 1
+                    && code.direct.is_some_and(|(most, _)| m <= most.max(1) || most == code.rows)
+            }
             Right::Packed(_) => false,
         };
         let keep_a = pack_a && m * k <= KEEP_A;
@@ -229,7 +232,9 @@ impl Window<'_> {
                             _ => None,
                         },
                         b: match b {
-                            Right::Plain(_) if fresh && m <= code.rows => (std::ptr::null(), LANE, 0),
+                            Right::Plain(_) if fresh && m <= code.rows => {
+                                (std::ptr::null(), LANE, 0)
+                            }
                             Right::Plain(_) if fresh => {
                                 let room = reserve(b_room, widest * (k1 - k0));
                                 (room.cast_const(), LANE, (k1 - k0) * LANE)

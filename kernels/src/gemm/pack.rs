@@ -107,7 +107,7 @@ unsafe fn any(src: &Source, dst: *mut f32, stride: usize) {
 /// 4 numbers can be read at each line; the CPU has avx2.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)] // it takes on the features of the loop that it stands in
-pub(super) unsafe fn columns_of(lines: [*const f32; 8]) -> [__m256; 4] {
+pub(crate) unsafe fn columns_of(lines: [*const f32; 8]) -> [__m256; 4] {
     // SAFETY: the caller vouches for the CPU and for 4 numbers at each line.
     unsafe {
         let x: [__m256; 4] = std::array::from_fn(|j| {

@@ -1,0 +1,287 @@
+//! The forward and the data gradient: rows of sums are positions, lanes are channels of the result.
+
+use super::ConvShape;
+use super::axis::{Axis, Taps, Way};
+use super::image::{Area, Cut, Image, Source, copy_len, in_place};
+use super::room::{Target, with_room};
+use super::store::Landing;
+use super::tile::{Kernels, Tile, even, kernels};
+use crate::cpu::lanes::LANES;
+use crate::threads::{parallel_for, threads};
+use std::ops::Range;
+
+/// Longest sum of one pass: 48 columns of weights (96 KiB) then stream from the second-level cache.
+const KC: usize = 512;
+/// Sums of one block (256 KiB), and numbers of the source that are copied for it.
+const BLOCK: usize = 1 << 16;
+/// Most positions of a block.
+const MOST: usize = 1024;
+/// Multiply-adds that are worth a task of their own.
+const TASK: usize = 1 << 20;
+
+/// Which of the two, and how each axis is walked.
+#[derive(Clone, Copy)]
+pub(super) struct Walk<'a> {
+    shape: &'a ConvShape,
+    data: bool,
+    ways: [Way; 3],
+}
+
+impl<'a> Walk<'a> {
+    /// The cheapest way of the forward or of the data gradient.
+    pub(super) fn new(shape: &'a ConvShape, data: bool) -> Walk<'a> {
+        let plain = if data { Way::Classes } else { Way::Forward };
+        let walk = |set: usize| {
+            let merged = |a: usize| data && set >> a & 1 == 1 && Way::can_merge(shape, a);
+            let ways = std::array::from_fn(|a| if merged(a) { Way::Merged } else { plain });
+            Walk { shape, data, ways }
+        };
+        (1..8)
+            .map(walk)
+            .fold(walk(0), |best, walk| if walk.cost() < best.cost() { walk } else { best })
+    }
+
+    /// Multiply-adds of vectors, those of idle lanes included, and what it takes to bring them home.
+    fn cost(&self) -> usize {
+        const HOME: usize = 8;
+        let axes = self.axes();
+        let positions: usize = axes.iter().map(|a| a.count).product();
+        let slivers = self.lanes(&axes).div_ceil(LANES);
+        let steps: usize = (0..passes(&axes)).map(|pass| self.pass(&axes, pass).k + HOME).sum();
+        positions.saturating_mul(slivers).saturating_mul(steps)
+    }
+
+    fn axes(&self) -> [Axis; 3] {
+        [0, 1, 2].map(|a| self.ways[a].axis(self.shape, a))
+    }
+
+    /// Channels that are summed over, and those of the result.
+    fn channels(&self) -> (usize, usize) {
+        let (inputs, outputs) = self.shape.group_channels();
+        if self.data { (outputs, inputs) } else { (inputs, outputs) }
+    }
+
+    /// Lanes of a position.
+    fn lanes(&self, axes: &[Axis; 3]) -> usize {
+        self.channels().1 * axes.iter().map(|a| a.merged).product::<usize>()
+    }
+
+    /// What the positions of pass `pass` meet.
+    fn pass(&self, axes: &[Axis; 3], pass: usize) -> Pass {
+        let (rest, w) = (pass / axes[2].classes, pass % axes[2].classes);
+        let class = [rest / axes[1].classes, rest % axes[1].classes, w];
+        let taps = [0, 1, 2].map(|a| self.ways[a].taps(self.shape, a, class[a]));
+        Pass { taps, k: self.channels().0 * taps.iter().map(|t| t.count).product::<usize>() }
+    }
+
+    /// Packs the weights of a pass: slivers `[k, 16]`, zeros where a lane and a tap do not meet.
+    fn pack(&self, axes: &[Axis; 3], pass: &Pass, w: &[f32], room: &mut [f32]) {
+        let [k0, k1, k2] = self.shape.kernel;
+        let plane = k0 * k1 * k2;
+        let (sums, results) = self.channels();
+        // From one channel that is summed over, and of the result, to the next.
+        let (sum, result) =
+            if self.data { (results * plane, plane) } else { (plane, sums * plane) };
+        let lanes = self.lanes(axes);
+        let taps: usize = pass.taps.iter().map(|t| t.count).product();
+        for (s, sliver) in room.chunks_exact_mut((pass.k * LANES).max(1)).enumerate() {
+            for j in 0..LANES {
+                let lane = s * LANES + j;
+                let (rest, m2) = (lane / axes[2].merged, lane % axes[2].merged);
+                let (rest, m1) = (rest / axes[1].merged, rest % axes[1].merged);
+                let (channel, m0) = (rest / axes[0].merged, rest % axes[0].merged);
+                for tap in 0..taps {
+                    let (rest, t2) = (tap / pass.taps[2].count, tap % pass.taps[2].count);
+                    let (t0, t1) = (rest / pass.taps[1].count, rest % pass.taps[1].count);
+                    let to = sliver[j..].iter_mut().step_by(LANES).skip(tap).step_by(taps);
+                    if lane >= lanes {
+                        to.for_each(|to| *to = 0.0);
+                        continue;
+                    }
+                    let [d, h, w2] = &pass.taps;
+                    let tap = (d.kernel(t0, m0) * k1 + h.kernel(t1, m1)) * k2 + w2.kernel(t2, m2);
+                    let from = w[channel * result + tap..].iter().step_by(sum);
+                    to.zip(from).for_each(|(to, from)| *to = *from);
+                }
+            }
+        }
+    }
+}
+
+/// Positions of one class along each axis: they meet the same taps.
+struct Pass {
+    taps: [Taps; 3],
+    /// Length of the sums.
+    k: usize,
+}
+
+/// Number of passes.
+fn passes(axes: &[Axis; 3]) -> usize {
+    axes.iter().map(|a| a.classes).product()
+}
+
+/// Computes `y = bias + walk(x, w)` for every group.
+pub(super) fn compute(walk: Walk, x: &[f32], w: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
+    let shape = walk.shape;
+    let (sums, results) = walk.channels();
+    if y.is_empty() {
+        return;
+    }
+    let (ins, outs) =
+        if walk.data { (shape.output, shape.input) } else { (shape.input, shape.output) };
+    let sample = ins.iter().product::<usize>() * sums * shape.groups;
+    let plane: usize = outs.iter().product();
+    let axes = walk.axes();
+    let slivers = walk.lanes(&axes).div_ceil(LANES);
+    let steps: usize = (0..passes(&axes)).map(|pass| walk.pass(&axes, pass).k).sum();
+    let y = Target::new(y);
+    let filters = w.len() / shape.groups;
+    for group in 0..shape.groups {
+        with_room(|room| {
+            let ([weights], _) = room.parts([slivers * steps * LANES], 0);
+            let mut rest = &mut *weights;
+            for pass in 0..passes(&axes) {
+                let pass = walk.pass(&axes, pass);
+                let (part, tail) = rest.split_at_mut(slivers * pass.k * LANES);
+                walk.pack(&axes, &pass, &w[group * filters..(group + 1) * filters], part);
+                rest = tail;
+            }
+            let source = Source { data: x, sample, channel: group * sums, channels: sums };
+            let bias = bias.map(|bias| &bias[group * results..(group + 1) * results]);
+            let base = group * results * plane;
+            let out = Out { y, sample: results * shape.groups * plane, base, bias };
+            Blocks { walk, axes, source, weights, slivers, steps, out }.run();
+        });
+    }
+}
+
+/// Where the result goes.
+struct Out<'a> {
+    y: Target,
+    sample: usize,
+    base: usize,
+    bias: Option<&'a [f32]>,
+}
+
+/// One group, cut into blocks of positions.
+struct Blocks<'a> {
+    walk: Walk<'a>,
+    axes: [Axis; 3],
+    source: Source<'a>,
+    weights: &'a [f32],
+    /// Slivers of a pass, and steps of all passes.
+    slivers: usize,
+    steps: usize,
+    out: Out<'a>,
+}
+
+impl Blocks<'_> {
+    fn run(&self) {
+        let axes = &self.axes;
+        let batch = self.walk.shape.batch;
+        let count = axes.map(|a| a.count);
+        let positions = count.iter().product::<usize>() * batch;
+        // What a position reads, if none shares with its neighbours.
+        let step: usize = axes.iter().map(|a| a.step.clamp(1, a.size.max(1))).product();
+        let reads = (self.source.channels * step).max(1);
+        // Cuts may depend on the number of threads: a sum does not depend on its block.
+        let work = positions * (self.steps + 1) * self.slivers * LANES;
+        let tasks = if threads() == 1 { 1 } else { (work / TASK).clamp(1, 4 * threads()) };
+        let width = self.slivers * passes(axes) * LANES;
+        let most = (BLOCK / width).min(BLOCK / reads).min(MOST);
+        let most = most.min(positions.div_ceil(tasks).next_multiple_of(8)).max(8);
+        let cut = Cut::new(batch, axes.map(|a| a.first), count, most);
+        let columns = (tasks / cut.len().max(1)).clamp(1, self.slivers.div_ceil(2));
+        parallel_for(cut.len() * columns, 1, |tasks| {
+            for task in tasks {
+                let at = |i| even(self.slivers, columns, i);
+                let slivers = at(task % columns)..at(task % columns + 1);
+                self.block(&cut.area(task / columns), slivers);
+            }
+        });
+    }
+
+    /// Computes some slivers of one block, pass after pass.
+    fn block(&self, area: &Area, slivers: Range<usize>) {
+        let (axes, positions) = (&self.axes, area.all());
+        let (passes, pass_width) = (passes(axes), slivers.len() * LANES);
+        let width = passes * pass_width;
+        if positions == 0 || width == 0 {
+            return;
+        }
+        let lanes = slivers.start * LANES..(slivers.end * LANES).min(self.walk.lanes(axes));
+        let whole = in_place(axes, self.source.channels);
+        let copied = if whole { 0 } else { copy_len(axes, area, self.source.channels) };
+        let longest = (0..passes).map(|pass| self.walk.pass(axes, pass).k).max().unwrap_or(0);
+        with_room(|room| {
+            let parts = [positions * width, copied, lanes.len()];
+            let ([sums, copy, bias], offsets) =
+                room.parts(parts, positions + longest + lanes.len());
+            let (rows, offsets) = offsets.split_at_mut(positions);
+            let (steps, places) = offsets.split_at_mut(longest);
+            let image = if whole {
+                Image::whole(&self.source, axes, area)
+            } else {
+                Image::copied(&self.source, axes, area, copy)
+            };
+            image.positions(axes, area, rows);
+            let mut packed = self.weights;
+            for pass in 0..passes {
+                let Pass { taps, k } = self.walk.pass(axes, pass);
+                let weights = &packed[slivers.start * k * LANES..slivers.end * k * LANES];
+                packed = &packed[self.slivers * k * LANES..];
+                let sums = &mut sums[pass * pass_width..];
+                if k == 0 {
+                    sums.chunks_mut(width).for_each(|row| {
+                        let end = pass_width.min(row.len());
+                        row[..end].fill(0.0);
+                    });
+                    continue;
+                }
+                let steps = &mut steps[..k];
+                image.taps(&taps, steps);
+                image.check(rows, steps);
+                multiply(kernels(), &image, (rows, steps), weights, (sums, width, slivers.len()));
+            }
+            let merged: usize = axes.iter().map(|a| a.merged).product();
+            for (x, lane) in bias.iter_mut().zip(lanes.clone()) {
+                *x = self.out.bias.map_or(0.0, |bias| bias[lane / merged]);
+            }
+            let Out { y, sample, base, .. } = self.out;
+            let landing = Landing { y, sample, base, axes, lanes, pass_width, bias };
+            // SAFETY: blocks and lanes land on elements of their own.
+            unsafe { landing.store(sums, width, area, places) };
+        });
+    }
+}
+
+/// Computes the sums of all rows, a stretch of steps after the other; rows of sums are `width` apart.
+fn multiply(
+    code: &Kernels,
+    image: &Image,
+    (rows, steps): (&[isize], &[isize]),
+    weights: &[f32],
+    (sums, width, slivers): (&mut [f32], usize, usize),
+) {
+    let k = steps.len();
+    assert!(weights.len() == slivers * k * LANES);
+    assert!((rows.len() - 1) * width + slivers * LANES <= sums.len());
+    let pieces = k.div_ceil(KC);
+    for piece in 0..pieces {
+        let (from, to) = (even(k, pieces, piece), even(k, pieces, piece + 1));
+        let tile = Tile {
+            a: image.data.as_ptr(),
+            rows: rows.as_ptr(),
+            steps: steps[from..].as_ptr(),
+            k: to - from,
+            b: weights[from * LANES..].as_ptr(),
+            b_sliver: k * LANES,
+            c: sums.as_mut_ptr(),
+            c_row: width,
+            from_c: piece > 0,
+        };
+        // SAFETY: `Image::check` bounds every row and step; weights and sums have the lengths that
+        // were asserted above; `kernels` gave code that this CPU runs.
+        unsafe { code.product(&tile, rows.len(), slivers) };
+    }
+}
