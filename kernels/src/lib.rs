@@ -8,6 +8,7 @@
 //!
 //! Kernels assert slice lengths and trust the rest; shapes are checked once, in the engine.
 
+pub mod attention;
 mod cpu;
 pub mod elementwise;
 pub mod embedding;
