@@ -41,6 +41,7 @@ pub use etude_kernels::threads::{Pool, threads};
 pub use file::{Dtype, Entry, MAX_HEADER, WeightFile, named_parameters, write_weights};
 pub use infer::{Cell, LayerWeights, LinearStep, RecurrentStep};
 pub use layout::{Layout, MAX_RANK};
+pub use op::attention::{Attention, Mask, attention, attention_plain};
 pub use op::index::{Ids, NO_ID};
 pub use op::recurrent::{
     Input, Nonlinearity, gru_layer, gru_plain, lstm_layer, lstm_plain, rnn_layer, rnn_plain,

@@ -8,6 +8,7 @@ use etude_engine::{NO_ID, Result, Rng, Tensor};
 
 use crate::array::Array;
 
+mod case_attention;
 mod case_elementwise;
 mod case_recurrent;
 mod case_rows;
@@ -164,7 +165,12 @@ fn last(rank: usize) -> usize {
 
 /// All operations.
 pub fn cases() -> Vec<Case> {
-    let families =
-        [case_elementwise::cases, case_shapes::cases, case_rows::cases, case_recurrent::cases];
+    let families = [
+        case_attention::cases,
+        case_elementwise::cases,
+        case_shapes::cases,
+        case_rows::cases,
+        case_recurrent::cases,
+    ];
     families.into_iter().flat_map(|family| family()).collect()
 }

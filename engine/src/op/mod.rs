@@ -1,6 +1,7 @@
 //! Operations: each with its forward, its vector-Jacobian product and, where it is fused, its plain
 //! twin of small operations beside it.
 
+pub mod attention;
 pub mod elementwise;
 pub mod index;
 pub mod linear;
