@@ -9,6 +9,7 @@
 //! Kernels assert slice lengths and trust the rest; shapes are checked once, in the engine.
 
 pub mod activation;
+pub mod attention;
 pub mod batch_norm;
 pub mod conv;
 mod cpu;

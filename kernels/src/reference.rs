@@ -1,5 +1,6 @@
 //! The kernels as a newcomer would write them: the oracle, readable first.
 
+pub mod attention;
 pub mod conv;
 pub mod elementwise;
 pub mod norm;

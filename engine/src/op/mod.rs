@@ -2,6 +2,7 @@
 //! twin of small operations beside it.
 
 pub mod activation;
+pub mod attention;
 pub mod batch_norm;
 pub mod conv;
 pub mod elementwise;

@@ -28,7 +28,7 @@ impl Tensor {
     }
 
     /// The same mask whenever the position is the same: so this is linear, and its own gradient.
-    fn dropout_at(&self, p: f32, at: Position) -> Result<Tensor> {
+    pub(crate) fn dropout_at(&self, p: f32, at: Position) -> Result<Tensor> {
         let layout = Layout::contiguous("dropout", self.shape())?;
         let mut y = Buffer::scratch(layout.len());
         philox::dropout(&self.compact(), &mut y, p, at.seed, at.stream, at.block);
