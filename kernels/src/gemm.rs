@@ -19,8 +19,6 @@ mod pack;
 mod row;
 mod scalar;
 mod tile;
-#[cfg(target_arch = "x86_64")]
-pub(crate) mod words;
 
 use drive::{Right, Shared};
 
