@@ -81,7 +81,8 @@ pub struct Args {
     #[arg(long, value_name = "TEXT", default_value = "")]
     r#match: String,
 
-    /// Run only cases of this number format (f32 where a case names none)
+    /// Run only cases of this number format (f32 where a case names none); rnn_train cases that name
+    /// none are run in it
     #[arg(long, value_name = "DTYPE", value_parser = ["f32", "bf16"])]
     dtype: Option<String>,
 
@@ -127,6 +128,8 @@ pub struct Options {
     pub packed: bool,
     /// How to store the weights of a generator; by their number if `None`.
     pub precision: Option<Precision>,
+    /// Whether training cases that name no number format multiply in bf16.
+    pub bf16: bool,
 }
 
 /// One thing to time: how much work a run of it is.
@@ -153,8 +156,8 @@ pub struct Sink<'a> {
     pool: &'a Pool,
     console: &'a Console,
     base_rss_mb: Option<f64>,
-    /// GFLOP/s of f32 multiply-adds on all threads, measured when first needed.
-    peak_gflops: Option<f64>,
+    /// GFLOP/s of multiply-adds of f32 and of bf16 on all threads, measured when first needed.
+    peak_gflops: [Option<f64>; 2],
 }
 
 impl Sink<'_> {
@@ -232,13 +235,15 @@ impl Sink<'_> {
     /// The share of what the machine can do: multiply-adds in registers for matrix work, a copy of
     /// the same size for memory work.
     fn share(&mut self, job: &Job, gflops: Option<f64>, gbps: Option<f64>) -> Option<f64> {
-        if job.bf16 {
-            return None;
-        }
         if let Some(gflops) = gflops {
             let threads = self.threads;
-            let peak =
-                self.peak_gflops.get_or_insert_with(|| peak::fma_gflops_of(isa::active(), threads));
+            let peak = self.peak_gflops[usize::from(job.bf16)].get_or_insert_with(|| {
+                if job.bf16 {
+                    peak::bf16_gflops(threads)
+                } else {
+                    peak::fma_gflops_of(isa::active(), threads)
+                }
+            });
             return Some(gflops / *peak);
         }
         let bytes = (job.bytes? / 2.0 / self.threads as f64) as usize;
@@ -282,8 +287,10 @@ pub fn run(args: &Args, console: &Console) -> Result<()> {
     };
     let names: Vec<&str> = workloads.iter().map(|w| w.name).collect();
     let shapes = case::read(args.shapes.as_deref(), &names)?;
-    let wanted = |case: &Case| -> bool {
-        let dtype = case.word("dtype", &["f32", "bf16"], false).ok();
+    let wanted = |workload: &Workload, case: &Case| -> bool {
+        // A training case that names no format runs in the one that is asked for.
+        let unnamed = args.dtype.as_deref().filter(|_| workload.name == "rnn_train");
+        let dtype = case.word("dtype", &[unnamed.unwrap_or("f32"), "f32", "bf16"], false).ok();
         case.text().contains(&args.r#match)
             && args.dtype.as_deref().is_none_or(|wanted| dtype == Some(wanted))
     };
@@ -293,10 +300,10 @@ pub fn run(args: &Args, console: &Console) -> Result<()> {
     }
     let pool = Pool::new(threads).map_err(Error::failed)?;
     let base_rss_mb = measure::memory_mb("VmRSS");
-    let mut peak_gflops = None;
+    let mut peak_gflops = [None; 2];
     let (mut ran, mut failed) = (0, 0);
     for (workload, (_, cases)) in workloads.iter().zip(&shapes) {
-        for case in cases.iter().filter(|case| wanted(case)) {
+        for case in cases.iter().filter(|case| wanted(workload, case)) {
             measure::forget_peak();
             let mut sink = Sink {
                 workload: workload.name,
@@ -308,7 +315,12 @@ pub fn run(args: &Args, console: &Console) -> Result<()> {
                 base_rss_mb,
                 peak_gflops,
             };
-            let options = Options { threads, packed: args.packed, precision: args.precision };
+            let options = Options {
+                threads,
+                packed: args.packed,
+                precision: args.precision,
+                bf16: args.dtype.as_deref() == Some("bf16"),
+            };
             let done = (workload.run)(case, &options, &mut sink);
             peak_gflops = sink.peak_gflops;
             ran += 1;

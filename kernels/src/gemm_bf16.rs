@@ -22,6 +22,14 @@ use crate::gemm::{MatMut, MatRef, PackedB};
 use half::bf16;
 use half::slice::HalfFloatSliceExt;
 
+/// Tells whether products of bf16 pairs are in use, rather than of widened f32.
+pub fn has_pairs() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return avx512::is_active();
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
 /// Rounds to bf16, to nearest even.
 pub fn to_bf16(x: &[f32]) -> Vec<bf16> {
     let mut y = vec![bf16::ZERO; x.len()];

@@ -34,6 +34,27 @@ pub fn fma_gflops_of(isa: Isa, threads: usize) -> f64 {
     })
 }
 
+/// Products of bf16 numbers in registers, summed in f32, on `threads` threads at once: GFLOP/s in all.
+///
+/// Where the active tier has no instruction for them they are made of widened f32, and the peak is
+/// that of [`fma_gflops_of`].
+///
+/// # Panics
+/// If the system cannot start a thread.
+pub fn bf16_gflops(threads: usize) -> f64 {
+    #[cfg(target_arch = "x86_64")]
+    if crate::gemm_bf16::has_pairs() {
+        let rounds = 200_000;
+        return together(threads, || {
+            // SAFETY: `has_pairs` says that this CPU has the instruction.
+            let run = || black_box(unsafe { pairs_avx512(black_box(rounds)) });
+            best(Duration::from_millis(25), 3, run)
+                .map_or(0.0, |seconds| (4 * CHAINS * 16 * rounds) as f64 / seconds / 1e9)
+        });
+    }
+    fma_gflops_of(isa::active(), threads)
+}
+
 /// How fast memory of one size is read and copied.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Bandwidth {
@@ -179,6 +200,22 @@ use std::arch::x86_64::*;
 chains!(chains_avx512, "avx512f", _mm512_set1_ps, _mm512_fmadd_ps, _mm512_reduce_add_ps);
 #[cfg(target_arch = "x86_64")]
 chains!(chains_avx2, "avx2,fma", _mm256_set1_ps, _mm256_fmadd_ps, _mm256_cvtss_f32);
+
+/// `rounds` steps of [`CHAINS`] independent chains of pairs of multiply-adds.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn pairs_avx512(rounds: usize) -> f32 {
+    // SAFETY: both are 512 bits; these are the pairs (1.0, 0.0), whose sums stay finite.
+    let x: __m512bh = unsafe { std::mem::transmute(_mm512_set1_epi32(black_box(0x3f80))) };
+    let mut sums = [_mm512_setzero_ps(); CHAINS];
+    for _ in 0..rounds {
+        for sum in &mut sums {
+            *sum = _mm512_dpbf16_ps(*sum, x, x);
+        }
+    }
+    sums.into_iter().map(|sum| _mm512_reduce_add_ps(sum)).sum()
+}
+
 #[cfg(target_arch = "aarch64")]
 use std::arch::aarch64::*;
 #[cfg(target_arch = "aarch64")]
@@ -230,6 +267,7 @@ mod tests {
             assert!(fma_gflops_of(isa, 1) > 0.0, "{}", isa.name());
         }
         assert!(fma_gflops_of(isa::active(), 2) > 0.0);
+        assert!(bf16_gflops(1) > 0.0 && bf16_gflops(2) > 0.0);
         let small = bandwidth(4096, 1);
         assert!(small.read_gbps > 0.0 && small.copy_gbps > 0.0 && small.bytes == 4096);
     }
