@@ -93,8 +93,8 @@ pub struct Args {
     #[arg(long, value_name = "TEXT", default_value = "")]
     r#match: String,
 
-    /// Run only cases of this number format (f32 where a case names none); rnn_generate stores its
-    /// weights so where a case names none
+    /// Run only cases of this number format (f32 where a case names none); rnn_train multiplies in
+    /// it and rnn_generate stores its weights in it where a case names none
     #[arg(long, visible_alias = "precision", value_name = "DTYPE", value_parser = ["f32", "bf16", "int8"])]
     dtype: Option<String>,
 
@@ -144,6 +144,8 @@ pub struct Options {
     pub packed: bool,
     /// How to store the weights of a generator whose case does not say it.
     pub precision: Precision,
+    /// Whether training cases that name no number format multiply in bf16.
+    pub bf16: bool,
 }
 
 /// Shows the figures of a job to people, in one line.
@@ -211,7 +213,13 @@ pub fn run(args: &Args, console: &Console) -> Result<()> {
     let shapes = case::read(args.shapes.as_deref(), &names)?;
     let wanted = |workload: &Workload, case: &Case| -> bool {
         let dtype = case.word("dtype", &["f32", "bf16", "int8"], false).ok();
-        let takes_any = workload.name == "rnn_generate" && !case.has("dtype");
+        // A model whose case names no format runs in the one that is asked for.
+        let takes_any = !case.has("dtype")
+            && match workload.name {
+                "rnn_generate" => true,
+                "rnn_train" => args.dtype.as_deref() != Some("int8"),
+                _ => false,
+            };
         case.text().contains(&args.r#match)
             && args.dtype.as_deref().is_none_or(|wanted| takes_any || dtype == Some(wanted))
     };
@@ -301,7 +309,12 @@ fn run_one(text: &str, args: &Args) -> Result<()> {
         base_rss_mb,
         why: None,
     };
-    let options = Options { threads, packed: args.packed, precision: precision(args) };
+    let options = Options {
+        threads,
+        packed: args.packed,
+        precision: precision(args),
+        bf16: args.dtype.as_deref() == Some("bf16"),
+    };
     match (workload.run)(&case, &options, &mut sink) {
         Ok(()) => Ok(()),
         Err(error @ (Error::Closed | Error::Interrupted { .. })) => Err(error),

@@ -3,7 +3,7 @@
 //! A training step is what `etude train` does: loss, gradient, clipping, Adam. Generation is what
 //! `etude generate` does: one event in, one out, sampling included.
 
-use etude_engine::{Optimizer, Rng};
+use etude_engine::{Module, Optimizer, Products, Rng, set_products};
 use etude_models::data::Batch;
 use etude_models::recurrent::{Cell, Recurrent, RecurrentConfig};
 use etude_models::sampling::{Sampler, Sampling};
@@ -54,12 +54,13 @@ fn failed(e: etude_models::Error) -> Error {
     Error::failed(format!("bench: {e}"))
 }
 
-const TRAIN: [&str; 2] = ["batch", "seq"];
+const TRAIN: [&str; 3] = ["batch", "seq", "dtype"];
 const GENERATE: [&str; 2] = ["tokens", "dtype"];
 
 /// Refuses a training case that cannot be run.
 pub fn check_train(case: &Case) -> Result<()> {
     let shape = read(case, &TRAIN)?;
+    case.word("dtype", &["f32", "bf16"], false)?;
     let cells = case.count("batch", 1 << 16)? * case.count("seq", 1 << 16)?;
     let token = shape.config.activations_per_token(shape.vocab) as usize;
     case.holds(cells.saturating_mul(token))
@@ -81,8 +82,10 @@ fn precision(case: &Case, otherwise: Precision) -> Result<Precision> {
     Ok(Precision::from_name(name).unwrap_or(otherwise))
 }
 
-/// Times training steps of one case.
-pub fn train(case: &Case, _: &Options, sink: &mut Sink) -> Result<()> {
+/// Times training steps of one case: with products of f32 as `etude`, of bf16 as `etude-bf16`.
+pub fn train(case: &Case, options: &Options, sink: &mut Sink) -> Result<()> {
+    let unnamed = if options.bf16 { "bf16" } else { "f32" };
+    let bf16 = case.word("dtype", &[unnamed, "f32", "bf16"], false)? == "bf16";
     let shape = read(case, &TRAIN)?;
     let (batch, steps) = (case.count("batch", 1 << 16)?, case.count("seq", 1 << 16)?);
     let mut model = build(&shape)?;
@@ -97,10 +100,14 @@ pub fn train(case: &Case, _: &Options, sink: &mut Sink) -> Result<()> {
     // seven numbers; what the backward pass needs is written once and read once.
     let kept = items * shape.config.activations_per_token(shape.vocab) as f64;
     let bytes = 40.0 * model.parameter_count() as f64 + 8.0 * kept;
-    let job =
-        Job { unit: "tokens", items, flops: Some(flops), bytes: Some(bytes), ..Job::default() };
+    let numbers = if bf16 { Numbers::Bf16 } else { Numbers::F32 };
+    let (flops, bytes) = (Some(flops), Some(bytes));
+    let job = Job { unit: "tokens", items, flops, bytes, numbers, ..Job::default() };
     let mut fault = None;
-    sink.time("etude", job, &mut || {
+    let (name, products) =
+        if bf16 { ("etude-bf16", Products::Bf16) } else { ("etude", Products::F32) };
+    sink.time(name, job, &mut || {
+        let _products = set_products(products);
         let step = || -> etude_models::Result<()> {
             let grads = model.loss(&batch, None)?.backward()?;
             optimizer.step(&mut model, &grads, 1e-3)?;

@@ -25,7 +25,7 @@ use crate::{data, interrupt, output, pianoroll};
 /// Arguments of `etude train`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  etude train lstm --data folk --out run --time 2m\n  etude train lstm/melody-basic --data my_midi --out run --steps 500 --set hidden=192\n  etude train run --resume --steps 1000\n\nSettings for --set: model encoding conditions hidden layers dropout attention embedding; train seed steps batch window lr schedule warmup clip weight_decay transpose log_every valid_every save_every patience"
+    after_help = "Examples:\n  etude train lstm --data folk --out run --time 2m\n  etude train lstm/melody-basic --data my_midi --out run --steps 500 --set hidden=192\n  etude train run --resume --steps 1000\n  etude train lstm/performance --dtype bf16\n\nSettings for --set: model encoding conditions hidden layers dropout attention embedding; train seed steps batch window lr schedule warmup clip weight_decay dtype transpose log_every valid_every save_every patience"
 )]
 pub struct Args {
     /// A model, such as lstm or lstm/melody-basic; with --resume a run directory
@@ -59,6 +59,10 @@ pub struct Args {
     /// Go on with the run in the run directory
     #[arg(long)]
     resume: bool,
+
+    /// Numbers of matrix products; weights and everything else stay f32 [default: f32]
+    #[arg(long, value_name = "DTYPE", value_parser = ["f32", "bf16"])]
+    dtype: Option<String>,
 
     /// Start of the random numbers
     #[arg(long, value_name = "N")]
@@ -188,6 +192,7 @@ fn adjust(args: &Args, map: &mut Map<String, Value>) -> Result<()> {
     let keys = [MODEL_KEYS, TRAIN_KEYS].concat();
     let mut sets = args.set.clone();
     sets.extend(args.steps.map(|n| format!("train.steps={n}")));
+    sets.extend(args.dtype.iter().map(|dtype| format!("train.dtype={dtype}")));
     sets.extend(args.seed.map(|n| format!("train.seed={n}")));
     for assignment in &sets {
         config::set(map, assignment, &keys).map_err(|e| Error::input(e.to_string()))?;

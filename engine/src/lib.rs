@@ -28,6 +28,7 @@ pub mod memory;
 mod op;
 mod optim;
 mod param;
+mod products;
 mod rng;
 mod schedule;
 mod tensor;
@@ -52,6 +53,7 @@ pub use op::recurrent::{
 };
 pub use optim::{Optimizer, Rule};
 pub use param::{Module, Param};
+pub use products::{Products, products, set_products};
 pub use rng::Rng;
 pub use schedule::Schedule;
 pub use tensor::Tensor;

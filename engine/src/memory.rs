@@ -9,6 +9,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use etude_kernels::gemm::{MatRef, PackedB};
+use etude_kernels::gemm_bf16::PackedBf16;
 
 /// The smallest class, in elements: one cache line.
 const LINE: usize = 16;
@@ -31,13 +32,23 @@ pub struct Stats {
 
 struct FreeList {
     classes: [Vec<Vec<f32>>; CLASSES],
-    packed: Vec<PackedB>,
+    packed: Waiting,
     stats: Stats,
+}
+
+/// Packed weights that wait for a use.
+pub(crate) struct Waiting {
+    f32: Vec<PackedB>,
+    bf16: Vec<PackedBf16>,
+}
+
+impl Waiting {
+    const NONE: Waiting = Waiting { f32: Vec::new(), bf16: Vec::new() };
 }
 
 static FREE: Mutex<FreeList> = Mutex::new(FreeList {
     classes: [const { Vec::new() }; CLASSES],
-    packed: Vec::new(),
+    packed: Waiting::NONE,
     stats: Stats { fresh: 0, reused: 0, live_bytes: 0, peak_bytes: 0, cached_bytes: 0 },
 });
 
@@ -54,7 +65,7 @@ pub fn stats() -> Stats {
 pub fn trim() {
     let mut list = free_list();
     list.classes.iter_mut().for_each(|class| *class = Vec::new());
-    list.packed = Vec::new();
+    list.packed = Waiting::NONE;
     list.stats.cached_bytes = 0;
 }
 
@@ -164,15 +175,51 @@ impl From<Vec<f32>> for Buffer {
     }
 }
 
-/// A packed weight whose memory serves again after it is dropped.
-pub(crate) struct Packed(PackedB);
+/// What a weight can be packed as.
+pub(crate) trait Packing: Default {
+    fn sizes(&self) -> (usize, usize);
+    fn pack(&mut self, b: MatRef);
+    /// Those that wait for a use.
+    fn waiting(list: &mut Waiting) -> &mut Vec<Self>;
+}
 
-impl Packed {
+impl Packing for PackedB {
+    fn sizes(&self) -> (usize, usize) {
+        (self.k(), self.n())
+    }
+    fn pack(&mut self, b: MatRef) {
+        PackedB::pack(self, b);
+    }
+    fn waiting(list: &mut Waiting) -> &mut Vec<PackedB> {
+        &mut list.f32
+    }
+}
+
+impl Packing for PackedBf16 {
+    fn sizes(&self) -> (usize, usize) {
+        (self.k(), self.n())
+    }
+    fn pack(&mut self, b: MatRef) {
+        PackedBf16::pack(self, b);
+    }
+    fn waiting(list: &mut Waiting) -> &mut Vec<PackedBf16> {
+        &mut list.bf16
+    }
+}
+
+/// A packed weight whose memory serves again after it is dropped.
+pub(crate) struct Pooled<P: Packing>(P);
+
+/// A weight packed as f32.
+pub(crate) type Packed = Pooled<PackedB>;
+
+impl<P: Packing> Pooled<P> {
     /// Packs `b` `[k, n]`.
-    pub fn new(b: MatRef) -> Packed {
+    pub fn new(b: MatRef) -> Pooled<P> {
         let mut list = free_list();
-        let same = list.packed.iter().position(|p| (p.k(), p.n()) == (b.rows, b.cols));
-        let packed = same.map(|at| list.packed.swap_remove(at));
+        let waiting = P::waiting(&mut list.packed);
+        let same = waiting.iter().position(|p| p.sizes() == (b.rows, b.cols));
+        let packed = same.map(|at| waiting.swap_remove(at));
         match packed {
             Some(_) => list.stats.reused += 1,
             None => list.stats.fresh += 1,
@@ -180,26 +227,27 @@ impl Packed {
         drop(list);
         let mut packed = packed.unwrap_or_default();
         packed.pack(b);
-        Packed(packed)
+        Pooled(packed)
     }
 }
 
-impl Deref for Packed {
-    type Target = PackedB;
-    fn deref(&self) -> &PackedB {
+impl<P: Packing> Deref for Pooled<P> {
+    type Target = P;
+    fn deref(&self) -> &P {
         &self.0
     }
 }
 
-impl Drop for Packed {
+impl<P: Packing> Drop for Pooled<P> {
     fn drop(&mut self) {
         // More packed weights than this are never alive at once: one or two a layer.
         const KEPT: usize = 32;
         let mut list = free_list();
-        if list.packed.len() >= KEPT {
-            list.packed.remove(0);
+        let waiting = P::waiting(&mut list.packed);
+        if waiting.len() >= KEPT {
+            waiting.remove(0);
         }
-        list.packed.push(std::mem::take(&mut self.0));
+        waiting.push(std::mem::take(&mut self.0));
     }
 }
 

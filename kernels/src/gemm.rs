@@ -19,8 +19,6 @@ mod neon;
 mod pack;
 mod scalar;
 mod tile;
-#[cfg(target_arch = "x86_64")]
-pub(crate) mod words;
 
 use drive::{Right, Shared};
 #[cfg(target_arch = "x86_64")]

@@ -1,22 +1,179 @@
 //! Matrix products of bf16 numbers with sums in f32: half the memory, twice the products.
 //!
-//! Where the CPU multiplies bf16 pairs (avx512bf16, on the AVX-512 tier) that is used; elsewhere both
-//! operands are widened to f32, which is exact. The two round differently: a pair's products are added
-//! to each other before they reach the sum. The matrix tiles of AMX are not used.
+//! An operand is bf16, or f32 that is rounded to bf16 (to nearest even) on the way in: so a training
+//! step keeps f32 weights and activations and still multiplies in bf16. Where the CPU multiplies bf16
+//! pairs (avx512bf16, on the AVX-512 tier) that is used; elsewhere both operands are widened to f32,
+//! which is exact, and go through the f32 product. The two round differently: a pair's products are
+//! added to each other before they reach the sum, and pairs treat denormals as zero. The matrix tiles
+//! of AMX are not used.
+//!
+//! An element of `C` has the same bits (on one machine and tier) for any number of threads. With a
+//! packed `B` they do not depend on how many rows `A` has either.
 
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod drive;
+#[cfg(target_arch = "x86_64")]
+mod pack;
+mod wide;
 
-use crate::gemm::{MatMut, MatRef, gemm_forward};
+use crate::gemm::{MatMut, MatRef, PackedB};
 use half::bf16;
 use half::slice::HalfFloatSliceExt;
-use std::cell::RefCell;
+
+/// Tells whether products of bf16 pairs are in use, rather than of widened f32.
+pub fn has_pairs() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return avx512::is_active();
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
 
 /// Rounds to bf16, to nearest even.
 pub fn to_bf16(x: &[f32]) -> Vec<bf16> {
     let mut y = vec![bf16::ZERO; x.len()];
     y.convert_from_f32_slice(x);
     y
+}
+
+/// The numbers of an operand.
+#[derive(Clone, Copy)]
+enum Numbers<'a> {
+    F32(&'a [f32]),
+    Bf16(&'a [bf16]),
+}
+
+/// A matrix that is read as bf16: any strides, in elements. A [`MatRef`] is one whose numbers are
+/// rounded on the way in.
+#[derive(Clone, Copy)]
+pub struct Operand<'a> {
+    numbers: Numbers<'a>,
+    rows: usize,
+    cols: usize,
+    row_stride: usize,
+    col_stride: usize,
+}
+
+impl<'a> Operand<'a> {
+    /// Views a contiguous row-major `[rows, cols]` slice.
+    ///
+    /// # Panics
+    /// If the last element lies outside of `data`.
+    pub fn new(data: &'a [bf16], rows: usize, cols: usize) -> Self {
+        Self::strided(data, rows, cols, cols, 1)
+    }
+
+    /// Views a slice with strides.
+    ///
+    /// # Panics
+    /// If the last element lies outside of `data`.
+    pub fn strided(
+        data: &'a [bf16],
+        rows: usize,
+        cols: usize,
+        row_stride: usize,
+        col_stride: usize,
+    ) -> Self {
+        Operand { numbers: Numbers::Bf16(data), rows, cols, row_stride, col_stride }.checked()
+    }
+
+    fn checked(self) -> Self {
+        let len = match self.numbers {
+            Numbers::F32(x) => x.len(),
+            Numbers::Bf16(x) => x.len(),
+        };
+        if self.rows > 0 && self.cols > 0 {
+            let last = (self.rows - 1) * self.row_stride + (self.cols - 1) * self.col_stride;
+            assert!(last < len, "[{}, {}] in {len} numbers", self.rows, self.cols);
+        }
+        self
+    }
+
+    /// The transpose, without moving anything.
+    pub fn t(self) -> Self {
+        Operand {
+            numbers: self.numbers,
+            rows: self.cols,
+            cols: self.rows,
+            row_stride: self.col_stride,
+            col_stride: self.row_stride,
+        }
+    }
+}
+
+impl<'a> From<MatRef<'a>> for Operand<'a> {
+    fn from(x: MatRef<'a>) -> Self {
+        let MatRef { data, rows, cols, row_stride, col_stride } = x;
+        Operand { numbers: Numbers::F32(data), rows, cols, row_stride, col_stride }.checked()
+    }
+}
+
+/// A weight matrix `B` of bf16 numbers in the order in which the kernel reads it.
+///
+/// Pack a weight once, use it for every step of a sequence. Slivers of 16 columns, each `[k / 2, 16]`
+/// pairs of neighbours in `k`, zeros beyond column `n` and row `k`. Where the CPU has no products of
+/// pairs, the rounded numbers are kept as f32.
+#[derive(Clone, Default)]
+pub struct PackedBf16 {
+    k: usize,
+    n: usize,
+    form: Form,
+}
+
+#[derive(Clone)]
+enum Form {
+    #[cfg(target_arch = "x86_64")]
+    Pairs(pack::Words),
+    Wide(PackedB),
+}
+
+impl Default for Form {
+    fn default() -> Form {
+        Form::Wide(PackedB::default())
+    }
+}
+
+impl PackedBf16 {
+    /// Packs `b` `[k, n]`.
+    pub fn new<'a>(b: impl Into<Operand<'a>>) -> PackedBf16 {
+        let mut packed = PackedBf16::default();
+        packed.pack(b);
+        packed
+    }
+
+    /// Packs another matrix into the same memory: allocates nothing when it fits.
+    pub fn pack<'a>(&mut self, b: impl Into<Operand<'a>>) {
+        let b = b.into();
+        (self.k, self.n) = (b.rows, b.cols);
+        #[cfg(target_arch = "x86_64")]
+        if avx512::is_active() {
+            if !matches!(self.form, Form::Pairs(_)) {
+                self.form = Form::Pairs(pack::Words::default());
+            }
+            if let Form::Pairs(words) = &mut self.form {
+                drive::pack_whole(b, words);
+            }
+            return;
+        }
+        if !matches!(self.form, Form::Wide(_)) {
+            self.form = Form::default();
+        }
+        #[allow(irrefutable_let_patterns)] // the only form on some architectures
+        if let Form::Wide(packed) = &mut self.form {
+            wide::pack(b, packed);
+        }
+    }
+
+    /// Rows of the packed matrix.
+    pub fn k(&self) -> usize {
+        self.k
+    }
+
+    /// Columns of the packed matrix.
+    pub fn n(&self) -> usize {
+        self.n
+    }
 }
 
 /// Computes `C = A B`, or `C = A B^T` if `trans_b`, and rounds the sums to bf16.
@@ -36,81 +193,100 @@ pub fn gemm_bf16_forward(
     trans_b: bool,
 ) {
     assert_eq!((a.len(), b.len(), c.len()), (m * k, k * n, m * n));
+    let b = if trans_b { Operand::new(b, n, k).t() } else { Operand::new(b, k, n) };
+    gemm_bf16_rounded_forward(Operand::new(a, m, k), b, c);
+}
+
+/// Computes `C = A B` and rounds the sums to bf16.
+///
+/// # Shapes
+/// `a` `[m, k]`, `b` `[k, n]`, any strides; `c` `[m, n]`, contiguous.
+///
+/// # Panics
+/// If the sizes disagree.
+pub fn gemm_bf16_rounded_forward<'a>(
+    a: impl Into<Operand<'a>>,
+    b: impl Into<Operand<'a>>,
+    c: &mut [bf16],
+) {
+    let (a, b) = (a.into(), b.into());
+    assert_eq!((a.rows * b.cols, a.cols), (c.len(), b.rows));
     #[cfg(target_arch = "x86_64")]
     if avx512::is_active() {
-        return avx512::product(a, b, c, (m, k, n), trans_b);
+        return drive::rounded_product(a, b, c);
     }
-    widened(a, b, c, (m, k, n), trans_b);
+    wide::rounded_product(a, b, c);
 }
 
-/// The product of the operands widened to f32.
-fn widened(
-    a: &[bf16],
-    b: &[bf16],
-    c: &mut [bf16],
-    (m, k, n): (usize, usize, usize),
-    trans_b: bool,
+/// Computes `C = A B` in f32, or `C = C + A B` if `accumulate`.
+///
+/// # Shapes
+/// `a` `[m, k]`, `b` `[k, n]`, any strides; `c` `[m, n]`. `k = 0` gives zeros (or leaves `c` when
+/// accumulating).
+///
+/// # Panics
+/// If the sizes disagree.
+pub fn gemm_bf16_f32_forward<'a>(
+    a: impl Into<Operand<'a>>,
+    b: impl Into<Operand<'a>>,
+    c: &mut MatMut,
+    accumulate: bool,
 ) {
-    thread_local! {
-        static WIDE: RefCell<[Vec<f32>; 3]> = const { RefCell::new([const { Vec::new() }; 3]) };
+    let (a, b) = (a.into(), b.into());
+    assert_eq!((a.rows, b.cols, a.cols), (c.rows, c.cols, b.rows));
+    #[cfg(target_arch = "x86_64")]
+    if avx512::is_active() {
+        return drive::product(a, b, c, accumulate);
     }
-    // Taken out while in use: the product may run other work on this thread, even this function.
-    let [mut x, mut y, mut z] = WIDE.take();
-    x.resize(a.len(), 0.0);
-    y.resize(b.len(), 0.0);
-    z.resize(c.len(), 0.0);
-    a.convert_to_f32_slice(&mut x);
-    b.convert_to_f32_slice(&mut y);
-    let right = if trans_b { MatRef::new(&y, n, k).t() } else { MatRef::new(&y, k, n) };
-    gemm_forward(MatRef::new(&x, m, k), right, &mut MatMut::new(&mut z, m, n), false);
-    c.convert_from_f32_slice(&z);
-    WIDE.replace([x, y, z]);
+    wide::product(a, b, c, accumulate);
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Both operands and the product by the definition, in f64.
-    fn example(m: usize, k: usize, n: usize, trans_b: bool) -> (Vec<bf16>, Vec<bf16>, Vec<f64>) {
-        let values = |seed: usize, len: usize| -> Vec<bf16> {
-            (0..len).map(|i| bf16::from_f32(((i * 37 + seed) % 101) as f32 / 50.0 - 1.0)).collect()
-        };
-        let (a, b) = (values(3, m * k), values(8, k * n));
-        let at = |l: usize, j: usize| b[if trans_b { j * k + l } else { l * n + j }].to_f64();
-        let mut c = vec![0.0; m * n];
-        for i in 0..m {
-            for j in 0..n {
-                c[i * n + j] = (0..k).map(|l| a[i * k + l].to_f64() * at(l, j)).sum();
-            }
-        }
-        (a, b, c)
-    }
-
-    #[test]
-    fn bf16_products_agree_with_the_definition_both_ways() {
-        type Product = fn(&[bf16], &[bf16], &mut [bf16], (usize, usize, usize), bool);
-        let mut ways: Vec<Product> = vec![widened];
+/// Computes `C = A B + bias` with a packed `B` in f32, or `C = C + A B + bias` if `accumulate`.
+///
+/// The bias is added last, to the finished sum.
+///
+/// # Shapes
+/// `a` `[m, k]`, any strides; `b` `[k, n]`, `bias` `[n]`, `c` `[m, n]`.
+///
+/// # Panics
+/// If the sizes disagree.
+pub fn gemm_bf16_packed_forward<'a>(
+    a: impl Into<Operand<'a>>,
+    b: &PackedBf16,
+    bias: Option<&[f32]>,
+    c: &mut MatMut,
+    accumulate: bool,
+) {
+    let a = a.into();
+    assert_eq!((a.rows, b.n, a.cols), (c.rows, c.cols, b.k));
+    assert!(bias.is_none_or(|bias| bias.len() == b.n));
+    match &b.form {
         #[cfg(target_arch = "x86_64")]
-        if avx512::is_available() {
-            ways.push(avx512::product);
+        Form::Pairs(words) => drive::packed_product(a, words, bias, c, accumulate),
+        Form::Wide(packed) => wide::packed_product(a, packed, bias, c, accumulate),
+    }
+}
+
+/// [`gemm_bf16_packed_forward`] on the calling thread alone, with a call to `before_tile` before each
+/// tile; the same bits.
+pub(crate) fn gemm_bf16_packed_alone(
+    a: MatRef,
+    b: &PackedBf16,
+    bias: Option<&[f32]>,
+    c: &mut MatMut,
+    accumulate: bool,
+    before_tile: &dyn Fn(),
+) {
+    assert_eq!((a.rows, b.n, a.cols), (c.rows, c.cols, b.k));
+    assert!(bias.is_none_or(|bias| bias.len() == b.n));
+    let a = a.into();
+    match &b.form {
+        #[cfg(target_arch = "x86_64")]
+        Form::Pairs(words) => {
+            drive::packed_product_alone(a, words, bias, c, accumulate, before_tile);
         }
-        let sizes = [(1, 1, 1), (3, 2, 17), (8, 33, 48), (9, 64, 50), (1, 100, 300), (40, 7, 5)];
-        for (m, k, n) in sizes.into_iter().chain([(0, 3, 3), (3, 0, 3), (3, 3, 0), (70, 130, 600)])
-        {
-            for trans_b in [false, true] {
-                let (a, b, want) = example(m, k, n, trans_b);
-                for way in &ways {
-                    let mut c = vec![bf16::NAN; m * n];
-                    way(&a, &b, &mut c, (m, k, n), trans_b);
-                    for (got, want) in c.iter().zip(&want) {
-                        // k products below 1 in f32, then one rounding to 8 bits of the sum.
-                        let sums = (k * k) as f64 * f64::from(f32::EPSILON);
-                        let rounding = (want.abs() + sums) * 2f64.powi(-8);
-                        assert!((got.to_f64() - want).abs() <= sums + rounding, "{m}x{k}x{n}");
-                    }
-                }
-            }
+        Form::Wide(packed) => {
+            wide::packed_product_alone(a, packed, bias, c, accumulate, before_tile)
         }
     }
 }

@@ -17,8 +17,77 @@ use crate::cpu::cell_rnn::{RnnCell, RnnCellBackward};
 use crate::cpu::lanes::dispatch;
 use crate::cpu::shared::{Shared, with_scratch};
 use crate::gemm::{MatMut, MatRef, PackedB, gemm_packed_alone, gemm_packed_forward};
+use crate::gemm_bf16::{PackedBf16, gemm_bf16_packed_alone, gemm_bf16_packed_forward};
 use crate::threads::{parallel_for, threads};
 use std::ops::Range;
+
+/// A packed recurrent weight: its numbers are those in which it is multiplied, sums are f32.
+#[derive(Clone, Copy)]
+pub enum Weight<'a> {
+    /// Products of f32.
+    F32(&'a PackedB),
+    /// Products of bf16: states and gradients are rounded at each step, for the product alone.
+    Bf16(&'a PackedBf16),
+}
+
+impl<'a> From<&'a PackedB> for Weight<'a> {
+    fn from(w: &'a PackedB) -> Self {
+        Weight::F32(w)
+    }
+}
+
+impl<'a> From<&'a PackedBf16> for Weight<'a> {
+    fn from(w: &'a PackedBf16) -> Self {
+        Weight::Bf16(w)
+    }
+}
+
+impl Weight<'_> {
+    fn k(self) -> usize {
+        match self {
+            Weight::F32(w) => w.k(),
+            Weight::Bf16(w) => w.k(),
+        }
+    }
+
+    fn n(self) -> usize {
+        match self {
+            Weight::F32(w) => w.n(),
+            Weight::Bf16(w) => w.n(),
+        }
+    }
+
+    /// Longest part of `k` that a tile runs through at once.
+    fn block(self) -> usize {
+        match self {
+            Weight::F32(_) => 512,
+            Weight::Bf16(_) => 1024,
+        }
+    }
+
+    /// Computes `C = A W (+ bias) (+ C)`, all threads together.
+    fn product(self, a: MatRef, bias: Option<&[f32]>, c: &mut MatMut, add: bool) {
+        match self {
+            Weight::F32(w) => gemm_packed_forward(a, w, bias, c, add),
+            Weight::Bf16(w) => gemm_bf16_packed_forward(a, w, bias, c, add),
+        }
+    }
+
+    /// [`Weight::product`] on this thread alone; `before_tile` is called before each tile.
+    fn product_alone(
+        self,
+        a: MatRef,
+        bias: Option<&[f32]>,
+        c: &mut MatMut,
+        add: bool,
+        before_tile: &dyn Fn(),
+    ) {
+        match self {
+            Weight::F32(w) => gemm_packed_alone(a, w, bias, c, add, before_tile),
+            Weight::Bf16(w) => gemm_bf16_packed_alone(a, w, bias, c, add, before_tile),
+        }
+    }
+}
 
 /// The sizes of a sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,28 +119,28 @@ impl Sizes {
     }
 
     /// Computes `C = A W (+ bias) (+ C)` for the rows that `a` and `c` hold.
-    fn product(self, a: &[f32], w: &PackedB, bias: Option<&[f32]>, c: &mut [f32], add: bool) {
+    fn product(self, a: &[f32], w: Weight, bias: Option<&[f32]>, c: &mut [f32], add: bool) {
         let m = c.len() / w.n().max(1);
         let (a, c) = (MatRef::new(a, m, w.k()), &mut MatMut::new(c, m, w.n()));
         if self.is_wide() {
-            gemm_packed_alone(a, w, bias, c, add, &|| {});
+            w.product_alone(a, bias, c, add, &|| {});
         } else {
-            gemm_packed_forward(a, w, bias, c, add);
+            w.product(a, bias, c, add);
         }
     }
 
     /// Computes `C = C + A W` for some rows of step `t` of `[steps, batch, w.n()]`, and fetches the
     /// same rows of the next step (12 % of a forward at hidden 512: `benches/recurrent.rs`).
-    fn add_product(self, t: usize, a: &[f32], w: &PackedB, c: &mut [f32]) {
+    fn add_product(self, t: usize, a: &[f32], w: Weight, c: &mut [f32]) {
         if !self.is_wide() || t + 1 == self.steps {
             return self.product(a, w, None, c, true);
         }
         let (m, len) = (c.len() / w.n().max(1), c.len());
-        // Tiles of 8 x 48, and of at most 384 products.
-        let tiles = m.div_ceil(8) * w.n().div_ceil(48) * w.k().div_ceil(384);
+        // Tiles of 8 x 48.
+        let tiles = m.div_ceil(8) * w.n().div_ceil(48) * w.k().div_ceil(w.block());
         let ahead = Ahead::new(c.as_ptr().wrapping_add(self.batch * w.n()), len, tiles);
         let (a, c) = (MatRef::new(a, m, w.k()), &mut MatMut::new(c, m, w.n()));
-        gemm_packed_alone(a, w, None, c, true, &|| ahead.fetch());
+        w.product_alone(a, None, c, true, &|| ahead.fetch());
     }
 }
 
@@ -84,15 +153,16 @@ impl Sizes {
 ///
 /// # Source
 /// Hochreiter & Schmidhuber 1997; forget gate from Gers, Schmidhuber & Cummins 2000.
-pub fn lstm_forward(
+pub fn lstm_forward<'w>(
     gates: &mut [f32],
-    w_hh: &PackedB,
+    w_hh: impl Into<Weight<'w>>,
     h0: &[f32],
     c0: &[f32],
     h: &mut [f32],
     c: &mut [f32],
     s: Sizes,
 ) {
+    let w_hh = w_hh.into();
     let (bh, g) = (s.batch * s.hidden, 4 * s.hidden);
     assert!(gates.len() == s.steps * s.batch * g && h.len() == s.steps * bh && c.len() == h.len());
     assert!(h0.len() == bh && c0.len() == bh && w_hh.k() == s.hidden && w_hh.n() == g);
@@ -137,9 +207,9 @@ pub fn lstm_cell_forward(
 /// `[steps, batch, hidden]` (`d_h` is the gradient that reaches each output); `d_c` likewise or
 /// empty (the gradient that reaches each cell state from outside). `c0`, `d_h0`, `d_c0`
 /// `[batch, hidden]`, the last two written.
-pub fn lstm_backward(
+pub fn lstm_backward<'w>(
     gates: &mut [f32],
-    w_hh_t: &PackedB,
+    w_hh_t: impl Into<Weight<'w>>,
     c0: &[f32],
     c: &[f32],
     d_h: &[f32],
@@ -148,6 +218,7 @@ pub fn lstm_backward(
     d_c0: &mut [f32],
     s: Sizes,
 ) {
+    let w_hh_t = w_hh_t.into();
     let (bh, g) = (s.batch * s.hidden, 4 * s.hidden);
     assert!(gates.len() == s.steps * s.batch * g && c.len() == s.steps * bh);
     assert!(d_h.len() == c.len() && (d_c.is_empty() || d_c.len() == c.len()));
@@ -191,15 +262,16 @@ pub fn lstm_backward(
 ///
 /// # Source
 /// Cho et al. 2014, in the form of cuDNN.
-pub fn gru_forward(
+pub fn gru_forward<'w>(
     gates: &mut [f32],
-    w_hh: &PackedB,
+    w_hh: impl Into<Weight<'w>>,
     b_hh: &[f32],
     h0: &[f32],
     h: &mut [f32],
     h_n: &mut [f32],
     s: Sizes,
 ) {
+    let w_hh = w_hh.into();
     let (bh, g) = (s.batch * s.hidden, 3 * s.hidden);
     assert!(gates.len() == s.steps * s.batch * g && h.len() == s.steps * bh);
     assert!(h_n.len() == h.len() && h0.len() == bh && b_hh.len() == g);
@@ -248,10 +320,10 @@ pub fn gru_cell_forward(
 /// of `W_hh h + b_hh` (differs in the n part by the factor r). `w_hh_t` packs `W_hh`
 /// `[3 * hidden, hidden]`. `h0` `[batch, hidden]`; `h`, `h_n`, `d_h` `[steps, batch, hidden]`;
 /// `d_h0` `[batch, hidden]`, written.
-pub fn gru_backward(
+pub fn gru_backward<'w>(
     gates: &mut [f32],
     d_rec: &mut [f32],
-    w_hh_t: &PackedB,
+    w_hh_t: impl Into<Weight<'w>>,
     h0: &[f32],
     h: &[f32],
     h_n: &[f32],
@@ -259,6 +331,7 @@ pub fn gru_backward(
     d_h0: &mut [f32],
     s: Sizes,
 ) {
+    let w_hh_t = w_hh_t.into();
     let (bh, g) = (s.batch * s.hidden, 3 * s.hidden);
     assert!(gates.len() == s.steps * s.batch * g && d_rec.len() == gates.len());
     assert!(h.len() == s.steps * bh && h_n.len() == h.len() && d_h.len() == h.len());
@@ -305,7 +378,14 @@ pub enum Nonlinearity {
 ///
 /// # Source
 /// Elman 1990.
-pub fn rnn_forward(h: &mut [f32], w_hh: &PackedB, h0: &[f32], f: Nonlinearity, s: Sizes) {
+pub fn rnn_forward<'w>(
+    h: &mut [f32],
+    w_hh: impl Into<Weight<'w>>,
+    h0: &[f32],
+    f: Nonlinearity,
+    s: Sizes,
+) {
+    let w_hh = w_hh.into();
     let bh = s.batch * s.hidden;
     assert!(h.len() == s.steps * bh && h0.len() == bh);
     assert!(w_hh.k() == s.hidden && w_hh.n() == s.hidden);
@@ -333,14 +413,15 @@ pub fn rnn_cell_forward(h: &mut [f32], f: Nonlinearity) {
 /// `h` `[steps, batch, hidden]`, the states of the forward. `d_h` likewise: on entry the gradient
 /// that reaches each output, on return the gradient of the sums before the nonlinearity.
 /// `w_hh_t` packs `W_hh` `[hidden, hidden]`. `d_h0` `[batch, hidden]`, written.
-pub fn rnn_backward(
+pub fn rnn_backward<'w>(
     h: &[f32],
     d_h: &mut [f32],
-    w_hh_t: &PackedB,
+    w_hh_t: impl Into<Weight<'w>>,
     d_h0: &mut [f32],
     f: Nonlinearity,
     s: Sizes,
 ) {
+    let w_hh_t = w_hh_t.into();
     let bh = s.batch * s.hidden;
     assert!(h.len() == s.steps * bh && d_h.len() == h.len() && d_h0.len() == bh);
     assert!(w_hh_t.k() == s.hidden && w_hh_t.n() == s.hidden);

@@ -5,6 +5,7 @@ use crate::config::{self, Table};
 use crate::registry::ModelConfig;
 use crate::run::RunDir;
 use crate::{Error, Result};
+use etude_engine::Products;
 use serde_json::{Map, Value, json};
 
 /// How a model is trained: table `train`.
@@ -28,6 +29,8 @@ pub struct TrainConfig {
     pub clip: f64,
     /// Decoupled weight decay.
     pub weight_decay: f64,
+    /// `f32` or `bf16`: the numbers of matrix products. Weights, sums and everything else stay f32.
+    pub dtype: String,
     /// Semitones up and down by which training pieces are shifted as well.
     pub transpose: usize,
     /// Steps between two lines of `metrics.jsonl`.
@@ -51,6 +54,7 @@ pub const TRAIN_KEYS: &[(&str, &str)] = &[
     ("train", "warmup"),
     ("train", "clip"),
     ("train", "weight_decay"),
+    ("train", "dtype"),
     ("train", "transpose"),
     ("train", "log_every"),
     ("train", "valid_every"),
@@ -59,6 +63,14 @@ pub const TRAIN_KEYS: &[(&str, &str)] = &[
     ("data", "source"),
 ];
 
+impl TrainConfig {
+    /// The numbers of matrix products.
+    pub fn products(&self) -> Products {
+        if self.dtype == "bf16" { Products::Bf16 } else { Products::F32 }
+    }
+}
+
+const DTYPES: [&str; 2] = ["f32", "bf16"];
 const SCHEDULES: [&str; 3] = ["constant", "cosine", "exponential"];
 
 /// A whole configuration: what `config.toml` of a run holds.
@@ -90,6 +102,7 @@ impl RunConfig {
             warmup: t.count("warmup", 0, 0..=1_000_000_000)? as u64,
             clip: t.number("clip", 5.0, 0.0..=1e9)?,
             weight_decay: t.number("weight_decay", 0.0, 0.0..=1.0)?,
+            dtype: t.choice("dtype", "f32", &DTYPES)?,
             transpose: t.count("transpose", 0, 0..=11)?,
             log_every: t.count("log_every", 10, 1..=1_000_000)? as u64,
             valid_every: t.count("valid_every", 200, 1..=1_000_000_000)? as u64,
@@ -102,6 +115,7 @@ impl RunConfig {
         d.finish()?;
         config::finish(&config)?;
         let config = RunConfig { model, train, source };
+        config.check_products()?;
         config.check_memory()?;
         Ok(config)
     }
@@ -112,8 +126,8 @@ impl RunConfig {
         let train = json!({
             "seed": t.seed, "steps": t.steps, "batch": t.batch, "window": t.window, "lr": t.lr,
             "schedule": t.schedule, "warmup": t.warmup, "clip": t.clip,
-            "weight_decay": t.weight_decay, "transpose": t.transpose, "log_every": t.log_every,
-            "valid_every": t.valid_every, "save_every": t.save_every, "patience": t.patience,
+            "weight_decay": t.weight_decay, "dtype": t.dtype, "transpose": t.transpose,
+            "log_every": t.log_every, "valid_every": t.valid_every, "save_every": t.save_every, "patience": t.patience,
         });
         let mut config = Map::new();
         config.insert("model".into(), Value::Object(self.model.write()));
@@ -135,6 +149,16 @@ impl RunConfig {
             .parameter_count()?
             .saturating_mul(16)
             .saturating_add(cells.saturating_mul(token).saturating_mul(4)))
+    }
+
+    /// Refuses bf16 for what multiplies in f32 alone.
+    fn check_products(&self) -> Result<()> {
+        let attention = self.model.network.attention;
+        if self.train.products() == Products::Bf16 && attention > 0 {
+            let why = format!("bf16: attention (model.attention = {attention}) has f32 alone");
+            return Err(Error::Config { key: "train.dtype".into(), why });
+        }
+        Ok(())
     }
 
     /// Refuses a training that does not fit the memory that is free, before anything is allocated.

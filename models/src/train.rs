@@ -11,7 +11,7 @@ use crate::run::RunDir;
 pub use crate::settings::{RunConfig, TRAIN_KEYS, TrainConfig, saved_config};
 use crate::{Error, Model, Result};
 use crate::{load_weights, save_weights};
-use etude_engine::{Dtype, Optimizer, Rng, Schedule, WeightFile, write_weights};
+use etude_engine::{Dtype, Optimizer, Rng, Schedule, WeightFile, set_products, write_weights};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -287,6 +287,7 @@ impl Trainer {
     fn learn(&mut self, batch: &Batch, lr: f32) -> Result<(f64, f64)> {
         let mut rng =
             Rng { seed: self.config.train.seed, stream: DROPOUT_STREAM, position: self.step << 36 };
+        let _products = set_products(self.config.train.products());
         let loss = self.model.loss(batch, Some(&mut rng))?;
         let value = f64::from(loss.item()?);
         let step = self.step + 1;

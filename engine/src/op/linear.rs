@@ -1,10 +1,13 @@
 //! The linear layer, fused: `y = x W^T + b`.
 
-use etude_kernels::gemm::{MatMut, MatRef, gemm_packed_forward};
+use etude_kernels::elementwise::sum_cols;
+use etude_kernels::gemm::{MatMut, MatRef};
 
+use crate::autograd::{Vjp, is_recording};
 use crate::error::{Error, Result};
 use crate::layout::Layout;
-use crate::memory::{Buffer, Packed};
+use crate::memory::Buffer;
+use crate::products::{Products, products};
 use crate::tensor::Tensor;
 
 impl Tensor {
@@ -33,16 +36,19 @@ impl Tensor {
             return Err(Error::shape("linear", bias.shape(), weight.shape(), why));
         }
         let layout = Layout::contiguous("linear", &[lead, &[outputs]].concat())?;
-        let rows = lead.iter().product();
+        let (rows, products) = (lead.iter().product(), products());
         let mut y = Buffer::scratch(layout.len());
         if !y.is_empty() {
             let bias = bias.map(Tensor::compact);
             let (x, w) = (self.compact(), weight.compact());
-            affine_rows(&x, &w, bias.as_deref(), &mut y, rows, inputs, outputs);
+            affine_rows(products, &x, &w, bias.as_deref(), &mut y, rows, inputs, outputs);
         }
         let operands = [Some(self), Some(weight), bias];
         let operands: Vec<&Tensor> = operands.into_iter().flatten().collect();
         Ok(Tensor::from_op("linear", &operands, y, layout, move |v| {
+            if products == Products::Bf16 && !is_recording() {
+                return backward_bf16(&v, rows, inputs, outputs);
+            }
             let (x, w) = (&v.inputs[0], &v.inputs[1]);
             let d = v.d_output.reshape(&[rows, outputs])?;
             let d_x = || d.matmul(w)?.reshape(x.shape());
@@ -66,8 +72,44 @@ impl Tensor {
     }
 }
 
+/// The gradients of the input, the weight and the bias, by products of bf16.
+fn backward_bf16(
+    v: &Vjp,
+    rows: usize,
+    inputs: usize,
+    outputs: usize,
+) -> Result<Vec<Option<Tensor>>> {
+    let (x, w, d) = (v.inputs[0].compact(), v.inputs[1].compact(), v.d_output.compact());
+    let d = MatRef::new(&d, rows, outputs);
+    let gradient = |shape: &[usize], product: &dyn Fn(&mut [f32])| -> Result<Tensor> {
+        let layout = Layout::contiguous("linear", shape)?;
+        let mut y = Buffer::scratch(layout.len());
+        product(&mut y);
+        Ok(Tensor::constant(y, layout))
+    };
+    let d_x = || {
+        gradient(v.inputs[0].shape(), &|y| {
+            let w = MatRef::new(&w, outputs, inputs);
+            Products::Bf16.gemm(d, w, &mut MatMut::new(y, rows, inputs), false);
+        })
+    };
+    let d_w = || {
+        gradient(&[outputs, inputs], &|y| {
+            let x = MatRef::new(&x, rows, inputs);
+            Products::Bf16.gemm(d.t(), x, &mut MatMut::new(y, outputs, inputs), false);
+        })
+    };
+    let d_b = || gradient(&[outputs], &|y| sum_cols(d.data, y, false));
+    let mut grads = vec![v.wanted[0].then(d_x).transpose()?, v.wanted[1].then(d_w).transpose()?];
+    if let Some(wanted) = v.wanted.get(2) {
+        grads.push(wanted.then(d_b).transpose()?);
+    }
+    Ok(grads)
+}
+
 /// `y = x w^T + bias` over slices: `x` `[rows, inputs]`, `w` `[outputs, inputs]`.
 pub(crate) fn affine_rows(
+    products: Products,
     x: &[f32],
     w: &[f32],
     bias: Option<&[f32]>,
@@ -76,7 +118,6 @@ pub(crate) fn affine_rows(
     inputs: usize,
     outputs: usize,
 ) {
-    let w = Packed::new(MatRef::new(w, outputs, inputs).t());
-    let x = MatRef::new(x, rows, inputs);
-    gemm_packed_forward(x, &w, bias, &mut MatMut::new(y, rows, outputs), false);
+    let w = products.pack(MatRef::new(w, outputs, inputs).t());
+    w.apply(MatRef::new(x, rows, inputs), bias, &mut MatMut::new(y, rows, outputs));
 }

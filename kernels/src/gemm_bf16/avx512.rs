@@ -1,21 +1,22 @@
 //! Tiles of bf16 pairs: `vdpbf16ps` adds two products to each of 16 sums.
 //!
-//! A pair of neighbours in `k` is one 32-bit word, so packing moves words as the f32 product moves
-//! floats. Sums stay in registers for all of `k`.
+//! 8 rows by 48 columns, wider where there are fewer rows, as the f32 tiles: 24 sums in registers, 3
+//! vectors of `B` and one pair of `A`. A sum is one accumulator to which pairs are added in ascending
+//! `k`; one that is interrupted continues from what it left in `C`, which is exact.
 
-use crate::gemm::words;
+use super::pack::LANE;
 use crate::isa::{self, Isa};
-use crate::threads::parallel_for;
 use half::bf16;
 use std::arch::x86_64::*;
-use std::cell::RefCell;
 
-/// Columns of a sliver.
-const LANE: usize = 16;
-/// Rows of a tile.
-const ROWS: usize = 8;
-/// Rows of `A` that one task handles at most.
-const TASK_ROWS: usize = 256;
+/// Most rows of a tile, and rows of a packed sliver of `A`.
+pub(super) const ROWS: usize = 8;
+
+/// Slivers times pairs of the sums above which a strip of `B` (here 24 KiB) does not stay in the
+/// first-level cache, so that it is fetched ahead on every pass.
+const STREAMED: usize = 384;
+/// How far ahead, in words of a packed sliver.
+const AHEAD: usize = 16 * LANE;
 
 /// Whether this CPU multiplies bf16 pairs.
 pub(super) fn is_available() -> bool {
@@ -28,102 +29,61 @@ pub(super) fn is_active() -> bool {
 }
 
 /// Slivers of the widest tile of so many rows: 24 sums or fewer.
-fn widest(rows: usize) -> usize {
-    if rows <= 4 { 6 } else { 3 }
+pub(super) fn widest(rows: usize) -> usize {
+    [6, 6, 6, 6, 4, 4, 3, 3][rows - 1]
 }
 
-/// A pointer that tasks share; each writes a window of its own.
+/// Where sums go.
 #[derive(Clone, Copy)]
-struct Output(*mut bf16);
-// SAFETY: tasks write windows of `C` that do not overlap.
-unsafe impl Send for Output {}
-// SAFETY: as above.
-unsafe impl Sync for Output {}
-
-impl Output {
-    fn get(self) -> *mut bf16 {
-        self.0
-    }
+pub(super) enum Out {
+    F32(*mut f32),
+    Bf16(*mut bf16),
 }
 
-thread_local! {
-    /// Where this thread packs strips of `B` and rows of `A`.
-    static PACKED: RefCell<[Vec<u32>; 2]> = const { RefCell::new([const { Vec::new() }; 2]) };
-}
-
-/// Computes `C = A B` (or `A B^T`). Call only if [`is_available`].
-pub(super) fn product(
-    a: &[bf16],
-    b: &[bf16],
-    c: &mut [bf16],
-    (m, k, n): (usize, usize, usize),
-    trans_b: bool,
-) {
-    assert!(is_available() && (a.len(), b.len(), c.len()) == (m * k, k * n, m * n));
-    if m == 0 || n == 0 {
-        return;
-    }
-    let out = Output(c.as_mut_ptr());
-    // Tasks of some 384 columns by 256 rows: cut by size alone.
-    let cols = 8 * widest(m.min(ROWS)) * LANE;
-    let (down, across) = (m.div_ceil(TASK_ROWS), n.div_ceil(cols));
-    parallel_for(down * across, 1, |tasks| {
-        for task in tasks {
-            let (m0, n0) = (task / across * TASK_ROWS, task % across * cols);
-            let (m1, n1) = ((m0 + TASK_ROWS).min(m), (n0 + cols).min(n));
-            PACKED.with_borrow_mut(|[b_room, a_room]| {
-                let pairs = k.div_ceil(2);
-                let (strides, at) = if trans_b { ((1, k), n0 * k) } else { ((n, 1), n0) };
-                words::pack_b(&b[at.min(b.len())..], strides, (k, n1 - n0), b_room);
-                words::pack_a(&a[m0 * k..m1 * k], k, m1 - m0, ROWS, a_room);
-                let mut row = m0;
-                while row < m1 {
-                    let rows = (m1 - row).min(ROWS);
-                    let mut sliver = 0;
-                    let slivers = (n1 - n0).div_ceil(LANE);
-                    while sliver < slivers {
-                        let width = (slivers - sliver).min(widest(rows));
-                        let col = n0 + sliver * LANE;
-                        let tile = Tile {
-                            a: a_room[(row - m0) * pairs..].as_ptr(),
-                            b: b_room[sliver * pairs * LANE..].as_ptr(),
-                            c: out.get().wrapping_add(row * n + col),
-                            c_row: n,
-                            pairs,
-                            last: (n1 - col).min(width * LANE) - (width - 1) * LANE,
-                        };
-                        // SAFETY: the assertion above; the tile lies in this task's window of C, and
-                        // the packed rooms hold its rows and columns.
-                        unsafe { dispatch(rows, width, &tile) };
-                        sliver += width;
-                    }
-                    row += rows;
-                }
-            });
+impl Out {
+    /// The place `at` elements further.
+    pub fn at(self, at: usize) -> Out {
+        match self {
+            Out::F32(c) => Out::F32(c.wrapping_add(at)),
+            Out::Bf16(c) => Out::Bf16(c.wrapping_add(at)),
         }
-    });
+    }
 }
 
-/// One tile: packed rows of `A` as `[pairs][rows]`, packed slivers of `B` as `[pairs][16]`.
-struct Tile {
-    a: *const u32,
-    b: *const u32,
-    c: *mut bf16,
-    c_row: usize,
-    pairs: usize,
-    last: usize,
+/// One tile: where its operands lie and how its sums begin and end.
+pub(super) struct Tile {
+    /// A sliver of 8 rows.
+    pub a: *const u32,
+    /// The first of some slivers of 16 columns.
+    pub b: *const u32,
+    /// Words from one sliver of `B` to the next.
+    pub b_sliver: usize,
+    /// Element `(0, 0)` of the window of `C`.
+    pub c: Out,
+    /// Elements from one row of `C` to the next.
+    pub c_row: usize,
+    /// From `b` to the sliver that the next strip will read: fetched early.
+    pub ahead: isize,
+    /// Pairs in each sum.
+    pub pairs: usize,
+    /// Columns in the last sliver, `1..=16`.
+    pub last: usize,
+    /// Whether the sums start from `C` (f32) instead of zero.
+    pub from_c: bool,
+    /// What is added to each column at the end; null for nothing.
+    pub bias: *const f32,
 }
 
-/// Picks the code for a tile's size.
+/// Computes a tile of so many rows and slivers.
 ///
 /// # Safety
 /// The CPU has avx512bf16; the pointers of `t` reach as far as its sizes say.
-unsafe fn dispatch(rows: usize, slivers: usize, t: &Tile) {
+pub(super) unsafe fn tile(rows: usize, slivers: usize, t: &Tile) {
     macro_rules! pick {
         ($($r:literal: $($v:literal)+;)+) => {
             match (rows, slivers) {
                 // SAFETY: the caller vouches for the CPU and for `t`.
-                $($(($r, $v) => unsafe { tile::<$r, $v>(t) },)+)+
+                $($(($r, $v) => unsafe { shell::<$r, $v>(t) },)+)+
                 _ => unreachable!("no tile of {rows} rows and {slivers} slivers"),
             }
         };
@@ -133,49 +93,100 @@ unsafe fn dispatch(rows: usize, slivers: usize, t: &Tile) {
         2: 1 2 3 4 5 6;
         3: 1 2 3 4 5 6;
         4: 1 2 3 4 5 6;
-        5: 1 2 3;
-        6: 1 2 3;
+        5: 1 2 3 4;
+        6: 1 2 3 4;
         7: 1 2 3;
         8: 1 2 3;
     }
 }
 
-/// Computes a tile of `R` rows and `V` slivers.
+/// # Safety
+/// As [`tile`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+unsafe fn shell<const R: usize, const V: usize>(t: &Tile) {
+    // SAFETY: handed on.
+    unsafe { if t.pairs * V > STREAMED { body::<R, V, true>(t) } else { body::<R, V, false>(t) } }
+}
+
+/// Computes a tile of `R` rows and `V` slivers whose `B` is fetched ahead (`STREAM`) or stays in the
+/// first-level cache.
 ///
 /// # Safety
-/// As [`dispatch`].
+/// As [`tile`].
+#[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 #[allow(clippy::needless_range_loop)] // `r` and `v` are places in A, B and C as well as in `sum`
-unsafe fn tile<const R: usize, const V: usize>(t: &Tile) {
+unsafe fn body<const R: usize, const V: usize, const STREAM: bool>(t: &Tile) {
     let mut sum = [[_mm512_setzero_ps(); V]; R];
-    let (mut a, mut b) = (t.a, t.b);
-    // SAFETY: `pairs` rows of the packed operands, rows `0..R` of C and the columns that the mask
-    // lets through are in bounds, as the caller vouches. A `__m512bh` is any 512 bits.
+    let mask = |v: usize| {
+        let columns = if v + 1 == V { t.last } else { LANE };
+        (0xffff_u32 >> (16 - columns)) as __mmask16
+    };
+    let pair = |x: __m512i| {
+        // SAFETY: both are 512 bits without meaning of their own.
+        unsafe { std::mem::transmute::<__m512i, __m512bh>(x) }
+    };
+    // SAFETY: `pairs` words of each line of the packed operands, rows `0..R` of C and the columns
+    // that the mask lets through are in bounds, as the caller vouches.
     unsafe {
-        for _ in 0..t.pairs {
-            let mut cols = [_mm512_setzero_si512(); V];
-            for v in 0..V {
-                cols[v] = _mm512_loadu_si512(b.add(v * t.pairs * LANE).cast());
-            }
+        if let (true, Out::F32(c)) = (t.from_c, t.c) {
             for r in 0..R {
-                let x = _mm512_set1_epi32(*a.add(r) as i32);
                 for v in 0..V {
-                    let x = std::mem::transmute::<__m512i, __m512bh>(x);
-                    let col = std::mem::transmute::<__m512i, __m512bh>(cols[v]);
-                    sum[r][v] = _mm512_dpbf16_ps(sum[r][v], x, col);
+                    sum[r][v] = _mm512_maskz_loadu_ps(mask(v), c.add(r * t.c_row + v * LANE));
                 }
             }
-            a = a.add(R);
+        }
+        let (mut a, mut b) = (t.a, t.b);
+        for _ in 0..t.pairs {
+            if STREAM {
+                for v in 0..V {
+                    _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(v * t.b_sliver + AHEAD).cast());
+                }
+                _mm_prefetch::<_MM_HINT_T1>(b.wrapping_offset(t.ahead).cast());
+            }
+            if R >= V {
+                let mut cols = [pair(_mm512_setzero_si512()); V];
+                for v in 0..V {
+                    cols[v] = pair(_mm512_loadu_si512(b.add(v * t.b_sliver).cast()));
+                }
+                for r in 0..R {
+                    let x = pair(_mm512_set1_epi32(*a.add(r) as i32));
+                    for v in 0..V {
+                        sum[r][v] = _mm512_dpbf16_ps(sum[r][v], x, cols[v]);
+                    }
+                }
+            } else {
+                let mut rows = [pair(_mm512_setzero_si512()); R];
+                for r in 0..R {
+                    rows[r] = pair(_mm512_set1_epi32(*a.add(r) as i32));
+                }
+                for v in 0..V {
+                    let col = pair(_mm512_loadu_si512(b.add(v * t.b_sliver).cast()));
+                    for r in 0..R {
+                        sum[r][v] = _mm512_dpbf16_ps(sum[r][v], rows[r], col);
+                    }
+                }
+            }
+            a = a.add(ROWS);
             b = b.add(LANE);
         }
-        for r in 0..R {
-            for v in 0..V {
-                let columns = if v + 1 == V { t.last } else { LANE };
-                let mask = (0xffff_u32 >> (16 - columns)) as __mmask16;
-                let rounded = _mm512_cvtneps_pbh(sum[r][v]);
-                let rounded = std::mem::transmute::<__m256bh, __m256i>(rounded);
-                let c = t.c.add(r * t.c_row + v * LANE);
-                _mm256_mask_storeu_epi16(c.cast(), mask, rounded);
+        for v in 0..V {
+            let mask = mask(v);
+            if !t.bias.is_null() {
+                let bias = _mm512_maskz_loadu_ps(mask, t.bias.add(v * LANE));
+                for r in 0..R {
+                    sum[r][v] = _mm512_add_ps(sum[r][v], bias);
+                }
+            }
+            for r in 0..R {
+                match t.c.at(r * t.c_row + v * LANE) {
+                    Out::F32(c) => _mm512_mask_storeu_ps(c, mask, sum[r][v]),
+                    Out::Bf16(c) => {
+                        let rounded = _mm512_cvtneps_pbh(sum[r][v]);
+                        let rounded = std::mem::transmute::<__m256bh, __m256i>(rounded);
+                        _mm256_mask_storeu_epi16(c.cast(), mask, rounded);
+                    }
+                }
             }
         }
     }

@@ -19,7 +19,7 @@ use super::{Input, Layer, bias_gradient, hidden_gradient, no_gradients, project_
 use crate::autograd::{is_recording, twin_gradients};
 use crate::error::{Error, Result};
 use crate::layout::Layout;
-use crate::memory::{Buffer, Packed};
+use crate::memory::Buffer;
 use crate::tensor::Tensor;
 
 /// Runs a GRU layer over a whole sequence, as one node.
@@ -43,7 +43,7 @@ pub fn gru_layer(
 ) -> Result<Tensor> {
     let states = [h0];
     let layer = Layer::check("gru", 3, x, [w_ih, w_hh, b_ih, b_hh], &states)?;
-    let s = layer.sizes;
+    let (s, products) = (layer.sizes, layer.products);
     let layout = Layout::contiguous("gru", &[s.steps, s.batch, s.hidden])?;
     let mut h = Buffer::scratch(layout.len());
     if h.is_empty() {
@@ -55,7 +55,7 @@ pub fn gru_layer(
     let mut h_n = Buffer::scratch(h.len());
     {
         let w = w_hh.compact();
-        let packed = Packed::new(MatRef::new(&w, 3 * s.hidden, s.hidden).t());
+        let packed = products.pack(MatRef::new(&w, 3 * s.hidden, s.hidden).t());
         let (b_hh, h0) = (b_hh.compact(), h0.compact());
         gru_forward(&mut gates, &packed, &b_hh, &h0, &mut h, &mut h_n, s);
     }
@@ -78,12 +78,13 @@ pub fn gru_layer(
         let mut d_rec = Buffer::scratch(gates.len());
         let mut d_h0 = Buffer::scratch(h0.len());
         {
-            let w_hh_t = Packed::new(MatRef::new(&w_hh, 3 * s.hidden, s.hidden));
+            let w_hh_t = products.pack(MatRef::new(&w_hh, 3 * s.hidden, s.hidden));
             gru_backward(&mut gates, &mut d_rec, &w_hh_t, &h0, &h, &h_n, &d_h, &mut d_h0, s);
         }
         let wants_x = v.wanted.get(5) == Some(&true);
-        let d = project_backward(&x, w_ih, &gates, v.wanted[0], wants_x)?;
-        let d_w_hh = v.wanted[1].then(|| hidden_gradient(&d_rec, &h, &h0, s)).transpose()?;
+        let d = project_backward(products, &x, w_ih, &gates, v.wanted[0], wants_x)?;
+        let d_w_hh =
+            v.wanted[1].then(|| hidden_gradient(products, &d_rec, &h, &h0, s)).transpose()?;
         let d_b_hh = bias_gradient(&d_rec, 3 * s.hidden)?;
         let state = Layout::contiguous("gru", v.inputs[4].shape())?;
         let mut grads = vec![d.w_ih, d_w_hh, Some(d.bias), Some(d_b_hh)];

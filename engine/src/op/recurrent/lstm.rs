@@ -19,7 +19,7 @@ use super::{Input, Layer, hidden_gradient, no_gradients, project_backward};
 use crate::autograd::{is_recording, twin_gradients};
 use crate::error::{Error, Result};
 use crate::layout::Layout;
-use crate::memory::{Buffer, Packed};
+use crate::memory::Buffer;
 use crate::tensor::Tensor;
 
 /// Runs an LSTM layer over a whole sequence, as one node.
@@ -45,7 +45,7 @@ pub fn lstm_layer(
 ) -> Result<Tensor> {
     let states = [h0, c0];
     let layer = Layer::check("lstm", 4, x, [w_ih, w_hh, b_ih, b_hh], &states)?;
-    let s = layer.sizes;
+    let (s, products) = (layer.sizes, layer.products);
     let layout = Layout::contiguous("lstm", &[2, s.steps, s.batch, s.hidden])?;
     let mut y = Buffer::scratch(layout.len());
     if y.is_empty() {
@@ -56,7 +56,7 @@ pub fn lstm_layer(
     let mut gates = layer.project(true);
     {
         let w = w_hh.compact();
-        let packed = Packed::new(MatRef::new(&w, 4 * s.hidden, s.hidden).t());
+        let packed = products.pack(MatRef::new(&w, 4 * s.hidden, s.hidden).t());
         let half = y.len() / 2;
         let (h, c) = y.split_at_mut(half);
         lstm_forward(&mut gates, &packed, &h0.compact(), &c0.compact(), h, c, s);
@@ -82,12 +82,13 @@ pub fn lstm_layer(
         let (d_h, d_c) = d_y.split_at(y.len() / 2);
         let (mut d_h0, mut d_c0) = (Buffer::scratch(h0.len()), Buffer::scratch(c0.len()));
         {
-            let w_hh_t = Packed::new(MatRef::new(&w_hh, 4 * s.hidden, s.hidden));
+            let w_hh_t = products.pack(MatRef::new(&w_hh, 4 * s.hidden, s.hidden));
             lstm_backward(&mut gates, &w_hh_t, &c0, c, d_h, d_c, &mut d_h0, &mut d_c0, s);
         }
         let wants_x = v.wanted.get(6) == Some(&true);
-        let d = project_backward(&x, w_ih, &gates, v.wanted[0], wants_x)?;
-        let d_w_hh = v.wanted[1].then(|| hidden_gradient(&gates, h, &h0, s)).transpose()?;
+        let d = project_backward(products, &x, w_ih, &gates, v.wanted[0], wants_x)?;
+        let d_w_hh =
+            v.wanted[1].then(|| hidden_gradient(products, &gates, h, &h0, s)).transpose()?;
         let state = *v.inputs[4].layout();
         let state = Layout::contiguous("lstm", state.dims())?;
         let mut grads = vec![d.w_ih, d_w_hh, Some(d.bias.clone()), Some(d.bias)];

@@ -18,7 +18,7 @@ pub use stack::{Stacked, recurrent_stack};
 
 use etude_kernels::elementwise::{axpy, sum_cols};
 use etude_kernels::embedding::{embedding_backward, embedding_forward};
-use etude_kernels::gemm::{MatMut, MatRef, gemm_forward};
+use etude_kernels::gemm::{MatMut, MatRef};
 use etude_kernels::recurrent::Sizes;
 
 use crate::error::{Error, Result};
@@ -26,6 +26,7 @@ use crate::layout::{Layout, copy_strided};
 use crate::memory::Buffer;
 use crate::op::index::Ids;
 use crate::op::linear::affine_rows;
+use crate::products::{Products, products};
 use crate::tensor::Tensor;
 
 /// What a recurrent layer reads.
@@ -105,6 +106,7 @@ struct Layer<'a> {
     sizes: Sizes,
     inputs: usize,
     outputs: usize,
+    products: Products,
 }
 
 impl<'a> Layer<'a> {
@@ -145,7 +147,19 @@ impl<'a> Layer<'a> {
             Input::OneHot { ids, .. } => ids.check(op, inputs)?,
         }
         let sizes = Sizes { steps, batch, hidden };
-        Ok(Layer { op, x, w_ih, w_hh, b_ih, b_hh, states, sizes, inputs, outputs })
+        Ok(Layer {
+            op,
+            x,
+            w_ih,
+            w_hh,
+            b_ih,
+            b_hh,
+            states,
+            sizes,
+            inputs,
+            outputs,
+            products: products(),
+        })
     }
 
     /// The order in which the graph sees the tensors: weights, states, then the dense input.
@@ -167,7 +181,16 @@ impl<'a> Layer<'a> {
         match self.x {
             Input::Dense(x) => {
                 let (x, w) = (x.compact(), self.w_ih.compact());
-                affine_rows(&x, &w, Some(&bias), &mut y, rows, self.inputs, self.outputs);
+                affine_rows(
+                    self.products,
+                    &x,
+                    &w,
+                    Some(&bias),
+                    &mut y,
+                    rows,
+                    self.inputs,
+                    self.outputs,
+                );
             }
             Input::OneHot { ids, .. } => {
                 let table = transposed(self.w_ih);
@@ -194,6 +217,7 @@ struct ProjectionGrads {
 }
 
 fn project_backward(
+    products: Products,
     x: &Input,
     w_ih: &Tensor,
     d_gates: &[f32],
@@ -211,7 +235,7 @@ fn project_backward(
             Input::Dense(x) => {
                 let x = x.compact();
                 let x = MatRef::new(&x, rows, inputs);
-                gemm_forward(d.t(), x, &mut MatMut::new(&mut d_w, outputs, inputs), false);
+                products.gemm(d.t(), x, &mut MatMut::new(&mut d_w, outputs, inputs), false);
             }
             Input::OneHot { ids, .. } => {
                 let mut d_table = Buffer::zeros(weight_layout.len());
@@ -228,7 +252,7 @@ fn project_backward(
         let mut buffer = Buffer::scratch(x.len());
         let w = w_ih.compact();
         let w = MatRef::new(&w, outputs, inputs);
-        gemm_forward(d, w, &mut MatMut::new(&mut buffer, rows, inputs), false);
+        products.gemm(d, w, &mut MatMut::new(&mut buffer, rows, inputs), false);
         d_x = Some(Tensor::constant(buffer, Layout::contiguous("recurrent", x.shape())?));
     }
     Ok(ProjectionGrads { w_ih: w, bias: bias_gradient(d_gates, outputs)?, x: d_x })
@@ -242,7 +266,13 @@ fn bias_gradient(d: &[f32], outputs: usize) -> Result<Tensor> {
 }
 
 /// The gradient of `W_hh`: `d_rec^T h_before` over all steps, where the first step read `h0`.
-fn hidden_gradient(d_rec: &[f32], h: &[f32], h0: &[f32], s: Sizes) -> Result<Tensor> {
+fn hidden_gradient(
+    products: Products,
+    d_rec: &[f32],
+    h: &[f32],
+    h0: &[f32],
+    s: Sizes,
+) -> Result<Tensor> {
     let outputs = d_rec.len() / (s.steps * s.batch);
     let layout = Layout::contiguous("recurrent", &[outputs, s.hidden])?;
     let mut d_w = Buffer::scratch(layout.len());
@@ -250,9 +280,9 @@ fn hidden_gradient(d_rec: &[f32], h: &[f32], h0: &[f32], s: Sizes) -> Result<Ten
     let later = (s.steps - 1) * s.batch;
     let mut d_w_mat = MatMut::new(&mut d_w, outputs, s.hidden);
     let h = MatRef::new(&h[..later * s.hidden], later, s.hidden);
-    gemm_forward(MatRef::new(rest, later, outputs).t(), h, &mut d_w_mat, false);
+    products.gemm(MatRef::new(rest, later, outputs).t(), h, &mut d_w_mat, false);
     let h0 = MatRef::new(h0, s.batch, s.hidden);
-    gemm_forward(MatRef::new(first, s.batch, outputs).t(), h0, &mut d_w_mat, true);
+    products.gemm(MatRef::new(first, s.batch, outputs).t(), h0, &mut d_w_mat, true);
     Ok(Tensor::constant(d_w, layout))
 }
 

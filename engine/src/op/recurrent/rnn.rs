@@ -9,7 +9,7 @@ use super::{Input, Layer, hidden_gradient, no_gradients, project_backward};
 use crate::autograd::{is_recording, twin_gradients};
 use crate::error::Result;
 use crate::layout::Layout;
-use crate::memory::{Buffer, Packed};
+use crate::memory::Buffer;
 use crate::tensor::Tensor;
 
 /// Runs an Elman layer over a whole sequence, as one node.
@@ -34,7 +34,7 @@ pub fn rnn_layer(
 ) -> Result<Tensor> {
     let states = [h0];
     let layer = Layer::check("rnn", 1, x, [w_ih, w_hh, b_ih, b_hh], &states)?;
-    let s = layer.sizes;
+    let (s, products) = (layer.sizes, layer.products);
     let layout = Layout::contiguous("rnn", &[s.steps, s.batch, s.hidden])?;
     if layout.is_empty() {
         let h = Buffer::zeros(0);
@@ -45,7 +45,7 @@ pub fn rnn_layer(
     let mut h = layer.project(true);
     {
         let w = w_hh.compact();
-        let packed = Packed::new(MatRef::new(&w, s.hidden, s.hidden).t());
+        let packed = products.pack(MatRef::new(&w, s.hidden, s.hidden).t());
         rnn_forward(&mut h, &packed, &h0.compact(), f, s);
     }
     let x = x.with(None);
@@ -61,13 +61,14 @@ pub fn rnn_layer(
         let mut d_sums = v.d_output;
         let mut d_h0 = Buffer::scratch(h0.len());
         d_sums.update(|d| {
-            let w_hh_t = Packed::new(MatRef::new(&w_hh, s.hidden, s.hidden));
+            let w_hh_t = products.pack(MatRef::new(&w_hh, s.hidden, s.hidden));
             rnn_backward(&h, d, &w_hh_t, &mut d_h0, f, s);
         });
         let d_sums = d_sums.compact();
         let wants_x = v.wanted.get(5) == Some(&true);
-        let d = project_backward(&x, w_ih, &d_sums, v.wanted[0], wants_x)?;
-        let d_w_hh = v.wanted[1].then(|| hidden_gradient(&d_sums, &h, &h0, s)).transpose()?;
+        let d = project_backward(products, &x, w_ih, &d_sums, v.wanted[0], wants_x)?;
+        let d_w_hh =
+            v.wanted[1].then(|| hidden_gradient(products, &d_sums, &h, &h0, s)).transpose()?;
         let state = Layout::contiguous("rnn", v.inputs[4].shape())?;
         let mut grads = vec![d.w_ih, d_w_hh, Some(d.bias.clone()), Some(d.bias)];
         grads.push(Some(Tensor::constant(d_h0, state)));

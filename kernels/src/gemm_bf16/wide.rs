@@ -1,0 +1,117 @@
+//! Products where the CPU has none of bf16 pairs: rounded to bf16, widened to f32, multiplied as f32.
+
+use super::{Numbers, Operand};
+use crate::gemm::{MatMut, MatRef, PackedB, gemm_forward, gemm_packed_alone, gemm_packed_forward};
+use half::bf16;
+use half::slice::HalfFloatSliceExt;
+use std::cell::RefCell;
+
+thread_local! {
+    /// Room for the two operands and a result; it keeps its size.
+    static WIDE: RefCell<[Vec<f32>; 3]> = const { RefCell::new([const { Vec::new() }; 3]) };
+}
+
+/// Lends `f` the room of this thread.
+fn with_room<R>(f: impl FnOnce(&mut [Vec<f32>; 3]) -> R) -> R {
+    // Taken out while in use: the product may run other work on this thread, even this function.
+    let mut room = WIDE.take();
+    let result = f(&mut room);
+    WIDE.replace(room);
+    result
+}
+
+/// Rounds to bf16, to nearest even, and widens again. NaN stays NaN.
+#[inline(always)]
+fn round(x: f32) -> f32 {
+    let bits = x.to_bits();
+    let up = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
+    f32::from_bits(if x.is_nan() { bits | 0x40_0000 } else { up } & 0xffff_0000)
+}
+
+/// Copies an operand, rounded, in the order of its shorter stride, so that rows or columns stay
+/// contiguous.
+fn rounded<'a>(x: Operand, room: &'a mut Vec<f32>) -> MatRef<'a> {
+    if x.col_stride > x.row_stride {
+        return rounded(x.t(), room).t();
+    }
+    let len = x.rows * x.cols;
+    if room.len() < len {
+        room.resize(len, 0.0);
+    }
+    let to = &mut room[..len];
+    for (r, row) in to.chunks_exact_mut(x.cols.max(1)).enumerate() {
+        let at = r * x.row_stride;
+        match x.numbers {
+            Numbers::F32(from) if x.col_stride == 1 => {
+                row.iter_mut().zip(&from[at..]).for_each(|(y, x)| *y = round(*x));
+            }
+            Numbers::Bf16(from) if x.col_stride == 1 => {
+                from[at..at + row.len()].convert_to_f32_slice(row);
+            }
+            Numbers::F32(from) => {
+                row.iter_mut()
+                    .enumerate()
+                    .for_each(|(c, y)| *y = round(from[at + c * x.col_stride]));
+            }
+            Numbers::Bf16(from) => {
+                row.iter_mut()
+                    .enumerate()
+                    .for_each(|(c, y)| *y = from[at + c * x.col_stride].to_f32());
+            }
+        }
+    }
+    MatRef::new(to, x.rows, x.cols)
+}
+
+/// Packs `b`, rounded.
+pub(super) fn pack(b: Operand, packed: &mut PackedB) {
+    with_room(|[_, room, _]| packed.pack(rounded(b, room)));
+}
+
+pub(super) fn product(a: Operand, b: Operand, c: &mut MatMut, accumulate: bool) {
+    with_room(|[x, y, _]| gemm_forward(rounded(a, x), rounded(b, y), c, accumulate));
+}
+
+pub(super) fn rounded_product(a: Operand, b: Operand, c: &mut [bf16]) {
+    with_room(|[x, y, z]| {
+        z.resize(c.len(), 0.0);
+        let mut wide = MatMut::new(z, a.rows, b.cols);
+        gemm_forward(rounded(a, x), rounded(b, y), &mut wide, false);
+        c.convert_from_f32_slice(z);
+    });
+}
+
+pub(super) fn packed_product(
+    a: Operand,
+    b: &PackedB,
+    bias: Option<&[f32]>,
+    c: &mut MatMut,
+    accumulate: bool,
+) {
+    with_room(|[x, ..]| gemm_packed_forward(rounded(a, x), b, bias, c, accumulate));
+}
+
+pub(super) fn packed_product_alone(
+    a: Operand,
+    b: &PackedB,
+    bias: Option<&[f32]>,
+    c: &mut MatMut,
+    accumulate: bool,
+    before_tile: &dyn Fn(),
+) {
+    with_room(|[x, ..]| gemm_packed_alone(rounded(a, x), b, bias, c, accumulate, before_tile));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounding_is_that_of_the_format() {
+        let numbers = (0..=u32::MAX).step_by(65_521).chain([0x7f7f_ffff, 0x3f80_8000, 0x3f81_8000]);
+        for x in numbers.map(f32::from_bits) {
+            let (got, want) = (round(x), bf16::from_f32(x).to_f32());
+            assert!(got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan(), "{x:e}");
+        }
+    }
+}
