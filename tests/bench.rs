@@ -155,3 +155,42 @@ fn a_bench_that_is_killed_leaves_no_process_behind() {
     };
     wait_for(&mut || started.iter().all(ended));
 }
+
+#[test]
+fn a_roofline_is_drawn_and_changes_no_line() {
+    let file = shapes("roofline.json", r#"{"gemm": [{"m": 3, "k": 40, "n": 50}], "startup": []}"#);
+    let path = file.to_str().expect("UTF-8");
+    let picture = file.with_extension("svg");
+    let drawn = picture.to_str().expect("UTF-8");
+    let output = run(&["gemm", "startup", "--shapes", path, "--json", "--roofline", drawn]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(lines(&output).len(), 1);
+    let svg = std::fs::read_to_string(&picture).expect("it was drawn");
+    assert!(
+        svg.contains("gemm m 3 k 40 n 50") && svg.contains("GFLOP/s") && svg.contains("memory")
+    );
+    for path in [&picture, &file] {
+        std::fs::remove_file(path).expect("it was written");
+    }
+    let output = run(&["gemm", "--shapes", "/dev/null", "--roofline", "/proc/no/such/folder.svg"]);
+    assert!(!output.status.success() && output.stdout.is_empty());
+}
+
+#[test]
+fn a_ladder_tells_every_step_and_its_reason() {
+    let file = shapes(
+        "ladder.json",
+        r#"{"ladder": [{"kernel": "lstm", "seq": 2, "batch": 3, "hidden": 5, "input": 4}]}"#,
+    );
+    let path = file.to_str().expect("UTF-8");
+    let output = run(&["ladder", "--shapes", path, "--json", "--threads", "2"]);
+    let steps = lines(&output);
+    let name = |line: &Value| line["impl"].as_str().unwrap_or_default().to_owned();
+    assert_eq!(steps.first().map(name).as_deref(), Some("naive"));
+    assert_eq!(steps.last().map(name).as_deref(), Some("threaded"));
+    assert!(steps.iter().all(|line| line["peak_share"].is_number() && line["why"].is_string()));
+    // Threads are the idea of the last step.
+    let threads: Vec<u64> = steps.iter().filter_map(|line| line["threads"].as_u64()).collect();
+    assert!(threads.len() == steps.len() && threads.iter().sum::<u64>() == steps.len() as u64 + 1);
+    std::fs::remove_file(file).expect("it was written");
+}

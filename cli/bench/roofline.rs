@@ -66,24 +66,23 @@ impl Dot {
     }
 }
 
-const WIDTH: f64 = 960.0;
+const WIDTH: f64 = 1120.0;
 /// Left, right, top and bottom of the field.
-const FIELD: (f64, f64, f64, f64) = (64.0, 936.0, 56.0, 500.0);
+const FIELD: (f64, f64, f64, f64) = (64.0, 1096.0, 56.0, 540.0);
 /// Height of a line of the list below the field.
-const LINE: f64 = 15.0;
+const LINE: f64 = 14.0;
 /// Letters of a line of the list that fit beside its number and its figures.
-const LETTERS: usize = 50;
+const LETTERS: usize = 70;
 
 /// Colours by class, so that a viewer that prefers dark pages gets them dark. Those of the workloads
 /// are of middle lightness and can be read on both.
 const STYLE: &str = "\
 .paper{fill:#fdfdfb}.ink{fill:#343a46}.faint{fill:#6e7582}.grid{stroke:#e2e5eb}
 .roof{stroke:#343a46;fill:none}.slope{stroke:#6e7582;fill:none}.lead{stroke:#9aa1ad}
-.halo{stroke:#fdfdfb;stroke-width:3;stroke-linejoin:round;paint-order:stroke}
 .w0{fill:#0f7fc0}.w1{fill:#d0600a}.w2{fill:#0c9a72}.w3{fill:#bf5f96}.w4{fill:#8468c8}.w5{fill:#b58500}.w6{fill:#3a9fb5}.w7{fill:#8a8a8a}
 @media (prefers-color-scheme:dark){
 .paper{fill:#17191e}.ink{fill:#e4e7ee}.faint{fill:#9aa3b2}.grid{stroke:#2a2e37}
-.roof{stroke:#e4e7ee}.slope{stroke:#9aa3b2}.lead{stroke:#6e7582}.halo{stroke:#17191e}}
+.roof{stroke:#e4e7ee}.slope{stroke:#9aa3b2}.lead{stroke:#6e7582}}
 ";
 
 /// Both scales, in powers of ten.
@@ -117,6 +116,11 @@ impl Scale {
         let (_, _, top, bottom) = FIELD;
         bottom - (value.log10() - self.y.0) / (self.y.1 - self.y.0) * (bottom - top)
     }
+
+    /// What a dot takes.
+    fn place(&self, dot: &Dot) -> Room {
+        Room { x: self.x(dot.intensity), y: self.y(dot.gflops), w: 4.5, h: 4.5 }
+    }
 }
 
 /// The picture as an SVG file.
@@ -130,7 +134,8 @@ pub fn svg(dots: &[Dot], roofs: &Roofs, title: &str) -> String {
          <rect class=\"paper\" width=\"{WIDTH}\" height=\"{height}\"/>\n"
     );
     axes(&mut svg, &scale, title);
-    let mut taken = draw_roofs(&mut svg, &scale, roofs);
+    let places: Vec<Room> = dots.iter().map(|dot| scale.place(dot)).collect();
+    let mut taken = draw_roofs(&mut svg, &scale, roofs, &places);
     let workloads = workloads(dots);
     let colour = |dot: &Dot| workloads.iter().position(|w| *w == dot.workload).unwrap_or(0) % 8;
     draw_dots(&mut svg, &scale, dots, &mut taken, &colour);
@@ -219,25 +224,26 @@ impl Room {
     }
 }
 
-/// Draws the roofs and returns what their names take.
-fn draw_roofs(svg: &mut String, scale: &Scale, roofs: &Roofs) -> Vec<Room> {
-    let (left, right, top, bottom) = FIELD;
-    let mut taken = Vec::new();
+/// Draws the roofs and returns what they, their names and the dots take.
+fn draw_roofs(svg: &mut String, scale: &Scale, roofs: &Roofs, dots: &[Room]) -> Vec<Room> {
+    let (left, right, ..) = FIELD;
+    let mut taken = dots.to_vec();
     let highest = roofs.peaks.iter().map(|r| r.1).fold(0.0, f64::max);
-    let (x0, x1) = (10f64.powf(scale.x.0), 10f64.powf(scale.x.1));
     let widest = roofs.slopes.iter().map(|r| r.1).fold(0.0, f64::max);
+    let (x0, x1) = (10f64.powf(scale.x.0), 10f64.powf(scale.x.1));
     for (name, peak) in &roofs.peaks {
         let y = scale.y(*peak);
         let from = if widest > 0.0 { scale.x((peak / widest).max(x0)) } else { left };
         line(svg, (from, y), (right, y), "roof", 1.6);
+        taken.push(Room { x: (from + right) / 2.0, y, w: (right - from) / 2.0, h: 1.0 });
         let label = format!("{name} {peak:.0} GFLOP/s");
-        text(svg, (right - 6.0, y - 5.0), "end", "ink halo", &label);
+        text(svg, (right - 6.0, y - 5.0), "end", "ink", &label);
         let w = 3.3 * label.len() as f64;
         taken.push(Room { x: right - 6.0 - w, y: y - 9.0, w, h: 7.0 });
     }
     // In pixels all slopes rise alike.
     let rise = (scale.y(1.0) - scale.y(10.0)) / (scale.x(10.0) - scale.x(1.0));
-    let degrees = -rise.atan().to_degrees();
+    let (cos, sin) = (rise.atan().cos(), rise.atan().sin());
     for (i, (name, gbps)) in roofs.slopes.iter().enumerate() {
         // From the left or the lower edge to the highest roof or the right edge.
         let low = x0.max(10f64.powf(scale.y.0) / gbps);
@@ -248,25 +254,44 @@ fn draw_roofs(svg: &mut String, scale: &Scale, roofs: &Roofs) -> Vec<Room> {
         let place = |x: f64| (scale.x(x), scale.y(x * gbps));
         let (from, to) = (place(low), place(high));
         line(svg, from, to, "slope", 1.2);
-        // The names of slopes that lie close together stand one after the other.
-        let along = ((to.0 - from.0).min(to.0 - left) * (0.12 + 0.2 * (i % 4) as f64)).max(0.0);
-        let (x, y) = (from.0 + along, from.1 - along * rise);
+        let length = (to.0 - from.0) / cos;
+        let along = |at: f64| (from.0 + at * cos, from.1 - at * sin);
+        let marks = (length / 6.0) as usize;
+        taken.extend((0..marks).map(|mark| {
+            let (x, y) = along(mark as f64 * 6.0);
+            Room { x, y, w: 1.5, h: 1.5 }
+        }));
+        // A name stands above its line where the next one leaves room, else below it.
+        let above = |other: &f64| *other > *gbps && scale.y(*gbps) - scale.y(*other) < 20.0 / cos;
+        let (dx, dy) = match roofs.slopes.iter().any(|(_, other)| above(other)) {
+            true => (14.0 * sin, 14.0 * cos),
+            false => (-5.0 * sin, -5.0 * cos),
+        };
         let label = format!("{name} {gbps:.0} GB/s");
+        // A slanted text is a row of small squares. It stands where it covers no dot, if it can.
+        let letters = |start: f64| {
+            let (x, y) = along(start);
+            (0..label.len()).map(move |letter| {
+                let at = 6.6 * (letter as f64 + 0.5);
+                let (x, y) = (x + dx + at * cos - 4.0 * sin, y + dy - at * sin - 4.0 * cos);
+                Room { x, y, w: 5.0, h: 5.0 }
+            })
+        };
+        let first = 14.0 + 10.0 * i as f64;
+        let free = |start: &f64| !letters(*start).any(|l| dots.iter().any(|d| d.meets(&l)));
+        let starts = (0..40).map(|n| first + 8.0 * f64::from(n));
+        let room = length - 7.0 * label.len() as f64;
+        let start = starts.take_while(|start| *start < room).find(free).unwrap_or(first);
+        let (x, y) = along(start);
         let _ = writeln!(
             svg,
-            "<text transform=\"translate({:.1} {:.1}) rotate({degrees:.1})\" \
-             class=\"faint halo\">{}</text>",
-            x,
-            y - 5.0,
+            "<text transform=\"translate({:.1} {:.1}) rotate({:.1})\" class=\"faint\">{}</text>",
+            x + dx,
+            y + dy,
+            -rise.atan().to_degrees(),
             escape(&label)
         );
-        let length = 6.6 * label.len() as f64;
-        // A slanted text is a row of small squares.
-        for part in 0..8 {
-            let at = (f64::from(part) + 0.5) / 8.0 * length;
-            let (dx, dy) = (at * rise.atan().cos(), at * rise.atan().sin());
-            taken.push(Room { x: x + dx, y: (y - 9.0 - dy).clamp(top, bottom), w: 7.0, h: 7.0 });
-        }
+        taken.extend(letters(start));
     }
     taken
 }
@@ -280,11 +305,9 @@ fn draw_dots(
     taken: &mut Vec<Room>,
     colour: &dyn Fn(&Dot) -> usize,
 ) {
-    let places: Vec<(f64, f64)> =
-        dots.iter().map(|dot| (scale.x(dot.intensity), scale.y(dot.gflops))).collect();
-    taken.extend(places.iter().map(|&(x, y)| Room { x, y, w: 4.5, h: 4.5 }));
     let mut numbers = String::new();
-    for (i, (dot, &(x, y))) in dots.iter().zip(&places).enumerate() {
+    for (i, dot) in dots.iter().enumerate() {
+        let Room { x, y, .. } = scale.place(dot);
         let label = (i + 1).to_string();
         let (w, h) = (3.4 * label.len() as f64 + 1.0, 5.5);
         let spots = [11.0, 17.0, 24.0, 32.0, 42.0, 54.0, 68.0, 84.0].into_iter().flat_map(|r| {
@@ -308,7 +331,7 @@ fn draw_dots(
         let _ = writeln!(
             numbers,
             "<text x=\"{:.1}\" y=\"{:.1}\" font-size=\"10\" text-anchor=\"middle\" \
-             class=\"ink halo\">{label}</text>",
+             class=\"ink\">{label}</text>",
             room.x,
             room.y + 3.6
         );
@@ -322,7 +345,7 @@ fn list(svg: &mut String, dots: &[Dot], colour: &dyn Fn(&Dot) -> usize) {
     let (left, right, _, bottom) = FIELD;
     let rows = dots.len().div_ceil(2);
     let column = (right - left + 32.0) / 2.0;
-    let _ = writeln!(svg, "<g font-size=\"11\">");
+    let _ = writeln!(svg, "<g font-size=\"10\">");
     for (i, dot) in dots.iter().enumerate() {
         let x = left - 32.0 + (i / rows.max(1)) as f64 * (column + 8.0);
         let y = bottom + 76.0 + (i % rows.max(1)) as f64 * LINE;
@@ -423,7 +446,8 @@ mod tests {
     fn numbers_of_dots_apart_from_each_other_cover_nothing() {
         let dots: Vec<Dot> =
             (0..40).map(|i| dot(2f64.powi(i % 8), 2f64.powi(i / 8 * 2 - 1))).collect();
-        let (mut svg, scale, mut taken) = (String::new(), Scale::new(&dots, &roofs()), Vec::new());
+        let (mut svg, scale) = (String::new(), Scale::new(&dots, &roofs()));
+        let mut taken: Vec<Room> = dots.iter().map(|dot| scale.place(dot)).collect();
         draw_dots(&mut svg, &scale, &dots, &mut taken, &|_| 0);
         let covered = |(i, room): (usize, &Room)| taken[..i].iter().any(|other| other.meets(room));
         assert!(!taken.iter().enumerate().any(covered));
