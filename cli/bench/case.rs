@@ -235,7 +235,7 @@ mod tests {
 
     #[test]
     fn every_built_in_workload_has_cases() {
-        let names = ["gemm", "elementwise", "startup", "rnn_train", "rnn_generate"];
+        let names = ["gemm", "attention", "elementwise", "startup", "rnn_train", "rnn_generate"];
         for (name, cases) in read(None, &names).expect("the built-in list") {
             assert!(!cases.is_empty(), "{name}");
         }

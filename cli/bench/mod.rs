@@ -4,6 +4,7 @@
 //! programs' lines can be divided. A workload is a file here and a line in [`WORKLOADS`].
 
 pub mod aligned;
+mod attention;
 mod case;
 mod elementwise;
 mod gemm;
@@ -41,6 +42,7 @@ pub struct Workload {
 /// Every workload.
 pub const WORKLOADS: &[Workload] = &[
     Workload { name: "gemm", group: "kernels", check: gemm::check, run: gemm::run },
+    Workload { name: "attention", group: "kernels", check: attention::check, run: attention::run },
     Workload {
         name: "elementwise",
         group: "kernels",
@@ -393,7 +395,7 @@ mod tests {
             let list: Vec<String> = list.iter().map(|s| (*s).to_owned()).collect();
             chosen(&list).expect("known names").iter().map(|w| w.name).collect()
         };
-        assert_eq!(names(&["gemm", "kernels"]), ["gemm", "elementwise"]);
+        assert_eq!(names(&["gemm", "kernels"]), ["gemm", "attention", "elementwise"]);
         assert_eq!(names(&["all", "gemm"]).len(), WORKLOADS.len());
         assert!(chosen(&["gem".to_owned()]).is_err());
     }
