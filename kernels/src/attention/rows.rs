@@ -102,8 +102,15 @@ impl Body for Online<'_> {
             let o = &mut self.o[r * self.width..(r + 1) * self.width];
             if let Some(s) = whole(self.s, start + from, to - from) {
                 // Most rows: all of it in registers.
-                let x = s.each_ref().map(L::load).map(|x| x.mul(factor));
-                let most = x[1..].iter().fold(x[0], |most, x| x.max(most)).reduce_max();
+                let mut x = [L::zero(); KEYS / LANES];
+                for (x, s) in x.iter_mut().zip(&*s) {
+                    *x = L::load(s).mul(factor);
+                }
+                let mut most = x[0];
+                for x in &x[1..] {
+                    most = x.max(most);
+                }
+                let most = most.reduce_max();
                 let shift = L::splat(-raise::<L>(most, max, total, o));
                 let mut sum = L::zero();
                 for (x, s) in x.into_iter().zip(s) {
