@@ -158,7 +158,7 @@ fn steps(c: &mut Criterion) {
                         let (k, v) = (&k_short, &v_short);
                         attention_step(&q, k, v, None, o, cache, Mask::Causal, 0.125);
                     } else {
-                        attention_step(&q, &*k, &*v, None, o, cache, Mask::Causal, 0.125);
+                        attention_step::<f32>(&q, &k, &v, None, o, cache, Mask::Causal, 0.125);
                     }
                 });
             }
