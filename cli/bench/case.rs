@@ -273,7 +273,8 @@ mod tests {
 
     #[test]
     fn every_built_in_workload_has_cases() {
-        let names = ["gemm", "conv", "elementwise", "startup", "rnn_train", "rnn_generate"];
+        let names =
+            ["gemm", "attention", "conv", "elementwise", "startup", "rnn_train", "rnn_generate"];
         for (name, cases) in read(None, &names).expect("the built-in list") {
             assert!(!cases.is_empty(), "{name}");
         }

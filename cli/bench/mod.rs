@@ -4,6 +4,7 @@
 //! programs' lines can be divided. A workload is a file here and a line in [`WORKLOADS`].
 
 pub mod aligned;
+mod attention;
 mod case;
 mod child;
 mod conv;
@@ -49,6 +50,7 @@ pub struct Workload {
 /// Every workload.
 pub const WORKLOADS: &[Workload] = &[
     Workload { name: "gemm", group: "kernels", check: gemm::check, run: gemm::run },
+    Workload { name: "attention", group: "kernels", check: attention::check, run: attention::run },
     Workload { name: "conv", group: "kernels", check: conv::check, run: conv::run },
     Workload {
         name: "elementwise",
@@ -392,7 +394,8 @@ mod tests {
             let list: Vec<String> = list.iter().map(|s| (*s).to_owned()).collect();
             chosen(&list).expect("known names").iter().map(|w| w.name).collect()
         };
-        assert_eq!(names(&["gemm", "kernels"]), ["gemm", "conv", "elementwise", "ladder"]);
+        let kernels = ["gemm", "attention", "conv", "elementwise", "ladder"];
+        assert_eq!(names(&["gemm", "kernels"]), kernels);
         assert_eq!(names(&["all", "gemm"]).len(), WORKLOADS.len());
         assert!(chosen(&["gem".to_owned()]).is_err());
     }

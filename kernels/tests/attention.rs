@@ -9,6 +9,7 @@ use etude_kernels::attention::{
     Cache, Dropout, Mask, Relative, Rows, RowsMut, Rule, Sizes, Stored, Strides,
     attention_backward, attention_backward_room, attention_forward, attention_step,
 };
+use etude_kernels::ladder::attention as ladder;
 use etude_kernels::philox;
 use etude_kernels::reference::attention::Head;
 use half::bf16;
@@ -468,6 +469,42 @@ fn large_and_infinite_scores_stay_in_their_rows() {
         let got = case.run(&x);
         let mean: f32 = x.v[..100 * 16].chunks_exact(16).map(|row| row[0]).sum::<f32>() / 100.0;
         assert!((got.o[99 * 16] - mean).abs() < 100.0 * f32::EPSILON, "{}", isa.name());
+    });
+}
+
+#[test]
+fn every_step_of_the_ladder_computes_the_same() {
+    on_every_tier(|isa| {
+        for (heads, steps, d) in [(1, 1, 1), (2, 33, 16), (3, 130, 20), (1, 200, 64)] {
+            let n = heads * steps * d;
+            let (q, k, v) = (uniform(1, n), uniform(2, n), uniform(3, n));
+            let x = ladder::Heads { q: &q, k: &k, v: &v, steps, head_dim: d };
+            // The bound of `check` for a plain causal mask, `o`.
+            let scale = 1.0 / (d as f64).sqrt();
+            let exponent = 2.0 * scale * d as f64 * (d as f64 + 2.0) * U + 8.0 * U;
+            let bound = 2.0 * (exponent + (steps as f64 + 16.0) * U);
+            let mut want = Vec::new();
+            for h in 0..heads {
+                let rows = |x: &[f32]| wide(&x[h * steps * d..(h + 1) * steps * d]);
+                let head = Head {
+                    q: &rows(&q),
+                    k: &rows(&k),
+                    v: &rows(&v),
+                    er: &[],
+                    mask: Mask::Causal,
+                    scale,
+                    keep: &[],
+                    head_dim: d,
+                };
+                want.extend(head.forward().0);
+            }
+            for step in ladder::STEPS {
+                let mut o = Guarded::new(n, 1);
+                (step.run)(x, o.get());
+                let what = format!("{} {heads}x{steps}x{d} {}", step.name, isa.name());
+                assert_near(&what, &want, &o.finish(&what), bound);
+            }
+        }
     });
 }
 

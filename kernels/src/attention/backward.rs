@@ -115,15 +115,21 @@ pub fn attention_backward(
         });
     }
     if let Some(relative) = relative {
-        let low = relative.max_len - reach;
-        for (h, d_er) in d_er.chunks_exact_mut(relative.max_len * d).enumerate() {
-            d_er[..low * d].fill(0.0);
-            let parts = (0..s.batch * cuts).map(|n| {
-                let task = (n / cuts * s.heads + h) * cuts + n % cuts;
-                &embeddings[task * reach * d..(task + 1) * reach * d]
-            });
-            add_up(&mut d_er[low * d..], parts);
-        }
+        let (low, len) = (relative.max_len - reach, relative.max_len * d);
+        let d_er = Shared::new(d_er);
+        parallel_for(s.heads, 1, |heads| {
+            for h in heads {
+                // SAFETY: each head is written by one task.
+                let (unused, used) =
+                    unsafe { d_er.slice(h * len..(h + 1) * len) }.split_at_mut(low * d);
+                unused.fill(0.0);
+                let parts = (0..s.batch * cuts).map(|n| {
+                    let task = (n / cuts * s.heads + h) * cuts + n % cuts;
+                    &embeddings[task * reach * d..(task + 1) * reach * d]
+                });
+                add_up(used, parts);
+            }
+        });
     }
 }
 

@@ -147,7 +147,7 @@ fn one<T: Stored>(
                 }
             }
             if let Some((er, max_len)) = relative {
-                let rows = &er[(max_len - len + from) * d..];
+                let rows = &er[(max_len + from - len) * d..];
                 Score { q, rows, words: d, step: d, s, add: true }.run(1);
             }
         }

@@ -6,6 +6,7 @@
 //! the tests hold every step against [`mod@crate::reference`].
 
 pub mod lstm;
+pub mod attention;
 
 /// One rung: a function, its name in the table, and the idea that it adds to the rung before.
 #[derive(Debug, Clone, Copy)]
