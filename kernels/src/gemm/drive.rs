@@ -179,14 +179,19 @@ fn reserve(buffer: &mut Vec<Line>, len: usize) -> *mut f32 {
 impl Window<'_> {
     fn compute(&self, code: &Kernels, a: MatRef, b: Right, bias: Option<&[f32]>) {
         let (m, n, k) = (self.rows.1 - self.rows.0, self.cols.1 - self.cols.0, a.cols);
-        let pack_a = m > 1 && (a.col_stride != 1 || code.pack_rows && n >= PACK_A_COLS);
-        let fresh = match b {
+        let plain_a = m == 1 || a.col_stride == 1 && !(code.pack_rows && n >= PACK_A_COLS);
+        let (fresh, pack_a) = match b {
             Right::Plain(b) if b.col_stride == 1 => {
                 // A single tile of rows reads contiguous rows of B in place.
-                code.copied.is_some() && pack_a && m > code.rows
+                (code.copied.is_some() && !plain_a && m > code.rows, !plain_a)
             }
-            Right::Plain(b) => b.row_stride == 1 && code.direct.is_some_and(|(most, _)| m <= most.max(1) || most == code.rows),
-            Right::Packed(_) => false,
+            Right::Plain(b) if b.row_stride == 1 => match code.direct {
+                Some((most, _)) if m <= most || most == code.rows => {
+                    (true, m > 1 || a.col_stride != 1)
+                }
+                _ => (false, !plain_a),
+            },
+            _ => (false, !plain_a),
         };
         let keep_a = pack_a && m * k <= KEEP_A;
         let widest = code.slivers[m.div_ceil(m.div_ceil(code.rows)) - 1] * LANE;
