@@ -14,6 +14,7 @@ pub mod embedding;
 pub mod gemm;
 pub mod gemm_bf16;
 pub mod isa;
+pub mod ladder;
 pub mod norm;
 pub mod optim;
 mod pages;

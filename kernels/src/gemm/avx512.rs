@@ -242,11 +242,8 @@ unsafe fn copied<const R: usize, const V: usize>(t: &Tile, f: &Fresh) {
             for (v, col) in cols.iter_mut().enumerate() {
                 let at = from.wrapping_add(v * 16);
                 _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(ROWS_AHEAD * f.row).cast());
-                *col = if v + 1 == V {
-                    _mm512_maskz_loadu_ps(mask, at)
-                } else {
-                    _mm512_loadu_ps(at)
-                };
+                *col =
+                    if v + 1 == V { _mm512_maskz_loadu_ps(mask, at) } else { _mm512_loadu_ps(at) };
                 _mm512_storeu_ps(b.add(v * t.b_sliver), *col);
             }
             for (r, row) in sum.iter_mut().enumerate() {

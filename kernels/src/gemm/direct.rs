@@ -153,8 +153,7 @@ unsafe fn sliver<const R: usize, const WHOLE: bool, const QUARTER: bool, const P
     let data = f.data.wrapping_add(col * f.col);
     let left = f.cols - col;
     // Columns beyond the last repeat it; nobody stores their sums.
-    let column =
-        |j: usize| data.wrapping_add(if WHOLE { j } else { j.min(left - 1) } * f.col);
+    let column = |j: usize| data.wrapping_add(if WHOLE { j } else { j.min(left - 1) } * f.col);
     let room = t.b.cast_mut().wrapping_add(col / 16 * t.b_sliver);
     let lanes = (0xffff_u32 >> (if WHOLE { 0 } else { 16 - left })) as __mmask16;
     let whole = t.k / LINE * LINE;
