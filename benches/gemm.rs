@@ -2,16 +2,21 @@
 //! peak of multiply-adds measured in the same run.
 //!
 //! `cargo bench --bench gemm -- 32x2048x512` times some; `cargo bench --bench gemm -- --test` runs
-//! each once (the smoke run of CI). Names are `gemm/<m>x<n>x<k>/<tier>`; one thread.
+//! each once (the smoke run of CI). Names are `gemm/<m>x<n>x<k>/<tier>`; one thread. The crates `gemm`
+//! and `faer` compute the same products as they lie, in the same run.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use criterion::{BenchmarkId, Criterion, Throughput};
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput};
 use etude::bench::aligned::Aligned;
 use etude_kernels::gemm::{MatMut, MatRef, PackedB, gemm_forward, gemm_packed_forward};
 use etude_kernels::isa::{self, Isa};
 use etude_kernels::{peak, philox};
+
+#[path = "../tests/support/products.rs"]
+mod products;
 
 /// How the right operand is stored.
 #[derive(Clone, Copy, PartialEq)]
@@ -53,7 +58,42 @@ fn random(stream: u32, len: usize) -> Aligned<f32> {
     numbers
 }
 
-fn products(c: &mut Criterion) {
+/// Times one product: GFLOP/s of its best run, if it was run.
+fn time(
+    group: &mut BenchmarkGroup<WallTime>,
+    [m, n, k]: [usize; 3],
+    name: &str,
+    mut product: impl FnMut(),
+) -> Option<f64> {
+    let mut best = f64::INFINITY;
+    group.bench_function(BenchmarkId::new(format!("{m}x{n}x{k}"), name), |bencher| {
+        bencher.iter_custom(|rounds| {
+            let start = Instant::now();
+            for _ in 0..rounds {
+                product();
+            }
+            let spent = start.elapsed();
+            best = best.min(spent.as_secs_f64() / rounds as f64);
+            spent
+        });
+    });
+    best.is_finite().then(|| 2.0 * (m * n * k) as f64 / best / 1e9)
+}
+
+/// Times the crates `gemm` and `faer` on `C = A B`: the better of both.
+fn others(
+    group: &mut BenchmarkGroup<WallTime>,
+    size: [usize; 3],
+    a: MatRef,
+    b: MatRef,
+    c: &mut [f32],
+) -> Option<f64> {
+    let with_gemm = time(group, size, "crate-gemm", || products::gemm(a, b, black_box(&mut *c)));
+    let with_faer = time(group, size, "crate-faer", || products::faer(a, b, black_box(&mut *c)));
+    with_gemm.into_iter().chain(with_faer).reduce(f64::max)
+}
+
+fn all(c: &mut Criterion) {
     for &(name, [m, n, k], columns, right) in CASES {
         let (a, b) = (random(1, m * k), random(2, k * n));
         let left = if columns { MatRef::new(&a, k, m).t() } else { MatRef::new(&a, m, k) };
@@ -65,29 +105,24 @@ fn products(c: &mut Criterion) {
         let mut out = Aligned::filled(0.0, m * n);
         let mut group = c.benchmark_group(name);
         group.throughput(Throughput::Elements(2 * (m * n * k) as u64));
+        let size = [m, n, k];
+        let better = others(&mut group, size, left, weight, &mut out);
         for tier in Isa::available() {
             isa::force(tier);
-            let id = BenchmarkId::new(format!("{m}x{n}x{k}"), tier.name());
-            let mut best = f64::INFINITY;
-            group.bench_function(id, |bencher| {
-                bencher.iter_custom(|rounds| {
-                    let start = Instant::now();
-                    for _ in 0..rounds {
-                        let out = &mut MatMut::new(black_box(&mut out), m, n);
-                        match right {
-                            Right::Packed => gemm_packed_forward(left, &packed, None, out, false),
-                            _ => gemm_forward(left, weight, out, false),
-                        }
-                    }
-                    let spent = start.elapsed();
-                    best = best.min(spent.as_secs_f64() / rounds as f64);
-                    spent
-                });
+            let gflops = time(&mut group, size, tier.name(), || {
+                let out = &mut MatMut::new(black_box(&mut out), m, n);
+                match right {
+                    Right::Packed => gemm_packed_forward(left, &packed, None, out, false),
+                    _ => gemm_forward(left, weight, out, false),
+                }
             });
-            if best.is_finite() {
-                let gflops = 2.0 * (m * n * k) as f64 / best / 1e9;
+            if let Some(gflops) = gflops {
                 let share = 100.0 * gflops / peak::fma_gflops_of(tier, 1);
-                println!("{:>60}", format!("best {gflops:.1} GFLOP/s, {share:.0} % of the peak"));
+                let mut line = format!("best {gflops:.1} GFLOP/s, {share:.0} % of the peak");
+                if let Some(better) = better {
+                    line += &format!(", {:.2} x the better crate", gflops / better);
+                }
+                println!("{line:>80}");
             }
         }
         group.finish();
@@ -107,7 +142,7 @@ fn main() {
             .measurement_time(Duration::from_millis(400))
             .without_plots();
         let mut criterion = criterion.configure_from_args();
-        products(&mut criterion);
+        all(&mut criterion);
         criterion.final_summary();
     });
 }

@@ -57,7 +57,9 @@ pub fn run(case: &Case, _: &Options, sink: &mut Sink) -> Result<()> {
         flops: Some(products * 2.0 * (planes * s.head_dim) as f64 * pairs),
         // Forwards q, k, v are read and o is written; backwards all four and d_o are read, and three
         // gradients are written.
-        bytes: Some(if train { 12.0 } else { 4.0 } * 4.0 * (planes * s.queries * s.head_dim) as f64),
+        bytes: Some(
+            if train { 12.0 } else { 4.0 } * 4.0 * (planes * s.queries * s.head_dim) as f64,
+        ),
         ..Job::default()
     };
     let scale = 1.0 / (s.head_dim as f32).sqrt();

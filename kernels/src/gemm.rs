@@ -1,4 +1,5 @@
-//! Matrix products: `C = A B`, `C = C + A B`, with packed weights and a bias in the store.
+//! Matrix products: `C = A B`, `C = C + A B`, with packed weights, and with a bias, an activation and
+//! a residual applied while the sums are near.
 //!
 //! An element of `C` has the same bits (on one tier) whatever `m` and `n` are, however `A` and `B`
 //! are stored, packed or not, and for any number of threads: `gemm/tile.rs` says why. A sequence may
@@ -14,13 +15,16 @@ mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod direct;
 mod drive;
+mod finish;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod pack;
 mod scalar;
 mod tile;
 
+use crate::pages::Pages;
 use drive::{Right, Shared};
+use finish::Finish;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use pack::columns_of;
 
@@ -121,11 +125,19 @@ impl<'a> MatMut<'a> {
 ///
 /// Pack a weight once, use it for every step of a sequence and every token of a generation. The
 /// layout is the same on every tier: slivers of 16 columns, each `[k, 16]`, zeros beyond column `n`.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct PackedB {
     k: usize,
     n: usize,
-    lines: Vec<Line>,
+    /// May be longer than what is packed. On huge pages if large: a strip of 48 columns touches three
+    /// ordinary pages for every 21 rows.
+    lines: Pages,
+}
+
+impl Default for PackedB {
+    fn default() -> Self {
+        PackedB { k: 0, n: 0, lines: Pages::new(0) }
+    }
 }
 
 impl PackedB {
@@ -139,7 +151,10 @@ impl PackedB {
     /// Packs another matrix into the same memory: allocates nothing when it fits.
     pub fn pack(&mut self, b: MatRef) {
         (self.k, self.n) = (b.rows, b.cols);
-        self.lines.resize(tile::slivers(b.cols) * b.rows, Line::ZERO);
+        let lines = tile::slivers(b.cols) * b.rows;
+        if self.lines.len() < lines {
+            self.lines = Pages::new(lines);
+        }
         let data = Shared(self.lines.as_mut_ptr().cast());
         drive::pack_whole(b, data);
     }
@@ -156,9 +171,43 @@ impl PackedB {
 
     /// The slivers, one after the other.
     fn slivers(&self) -> &[f32] {
-        // SAFETY: a `Line` is 16 floats and nothing else.
-        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.lines.len() * LANE) }
+        self.lines.as_flattened()
     }
+}
+
+/// A function that a product may apply to its finished sums.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// `max(x, 0)`
+    Relu,
+    /// `x * Phi(x)`, Phi the normal distribution function
+    Gelu,
+    /// hyperbolic tangent
+    Tanh,
+    /// `1 / (1 + e^-x)`
+    Sigmoid,
+}
+
+/// The right operand of [`gemm_fused_forward`].
+#[derive(Clone, Copy)]
+pub enum Operand<'a> {
+    /// As it lies.
+    Plain(MatRef<'a>),
+    /// Packed beforehand.
+    Packed(&'a PackedB),
+}
+
+/// What a product does with its sums before they leave the cache; nothing by default.
+#[derive(Clone, Copy, Default)]
+pub struct Epilogue<'a> {
+    /// Whether the sums start from `C` instead of zero.
+    pub accumulate: bool,
+    /// Added to each row of the sums.
+    pub bias: Option<&'a [f32]>,
+    /// Applied to that.
+    pub activation: Option<Activation>,
+    /// Added last.
+    pub residual: Option<MatRef<'a>>,
 }
 
 /// Computes `C = A B`, or `C = C + A B` if `accumulate`.
@@ -169,8 +218,7 @@ impl PackedB {
 /// # Panics
 /// If the sizes disagree.
 pub fn gemm_forward(a: MatRef, b: MatRef, c: &mut MatMut, accumulate: bool) {
-    assert_eq!((a.rows, b.cols, a.cols), (c.rows, c.cols, b.rows));
-    drive::product(a, Right::Plain(b), None, c, accumulate);
+    gemm_fused_forward(a, Operand::Plain(b), Epilogue { accumulate, ..Epilogue::default() }, c);
 }
 
 /// Computes `C = A B + bias` with a packed `B`, or `C = C + A B + bias` if `accumulate`.
@@ -189,9 +237,32 @@ pub fn gemm_packed_forward(
     c: &mut MatMut,
     accumulate: bool,
 ) {
-    assert_eq!((a.rows, b.n, a.cols), (c.rows, c.cols, b.k));
-    assert!(bias.is_none_or(|bias| bias.len() == b.n));
-    drive::product(a, Right::Packed(b.slivers()), bias, c, accumulate);
+    let epilogue = Epilogue { accumulate, bias, ..Epilogue::default() };
+    gemm_fused_forward(a, Operand::Packed(b), epilogue, c);
+}
+
+/// Computes `C = activation(A B (+ C) + bias) + residual`, each part where `epilogue` has it.
+///
+/// # Shapes
+/// `a` `[m, k]`, `b` `[k, n]`, bias `[n]`, residual `[m, n]` with contiguous rows, `c` `[m, n]`.
+///
+/// # Panics
+/// If the sizes disagree, or rows of the residual are not contiguous.
+pub fn gemm_fused_forward(a: MatRef, b: Operand, epilogue: Epilogue, c: &mut MatMut) {
+    let (k, n) = match b {
+        Operand::Plain(b) => (b.rows, b.cols),
+        Operand::Packed(b) => (b.k, b.n),
+    };
+    assert_eq!((a.rows, n, a.cols), (c.rows, c.cols, k));
+    let Epilogue { accumulate, bias, activation, residual } = epilogue;
+    assert!(bias.is_none_or(|bias| bias.len() == n));
+    assert!(residual.is_none_or(|x| (x.rows, x.cols) == (c.rows, n)));
+    assert!(residual.is_none_or(|x| x.col_stride == 1 || x.cols <= 1));
+    let right = match b {
+        Operand::Plain(b) => Right::Plain(b),
+        Operand::Packed(b) => Right::Packed(b.slivers()),
+    };
+    drive::product(a, right, Finish { bias, activation, residual }, c, accumulate);
 }
 
 /// [`gemm_packed_forward`] on the calling thread alone, with a call to `before_tile` before each
@@ -206,7 +277,8 @@ pub(crate) fn gemm_packed_alone(
 ) {
     assert_eq!((a.rows, b.n, a.cols), (c.rows, c.cols, b.k));
     assert!(bias.is_none_or(|bias| bias.len() == b.n));
-    drive::product_alone(a, Right::Packed(b.slivers()), bias, c, accumulate, before_tile);
+    let finish = Finish { bias, ..Finish::default() };
+    drive::product_alone(a, Right::Packed(b.slivers()), finish, c, accumulate, before_tile);
 }
 
 /// Packs the columns of a matrix whose columns are contiguous, `col` elements apart, into slivers

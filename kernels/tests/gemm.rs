@@ -1,7 +1,12 @@
 //! Matrix products: every tier against the definition in f64, the promise about bits, and bounds.
 
-use etude_kernels::gemm::{MatMut, MatRef, PackedB, gemm_forward, gemm_packed_forward};
+use etude_kernels::elementwise::{Unary, unary_forward};
+use etude_kernels::gemm::{
+    Activation, Epilogue, MatMut, MatRef, Operand, PackedB, gemm_forward, gemm_fused_forward,
+    gemm_packed_forward,
+};
 use etude_kernels::isa::{self, Isa};
+use etude_kernels::ladder;
 use etude_kernels::reference;
 use etude_kernels::threads::Pool;
 use proptest::prelude::*;
@@ -400,6 +405,76 @@ fn a_packed_weight_serves_every_tier_and_repacks_in_place() {
             false,
         );
         assert_close(&c, &want, k, tier.name());
+    });
+}
+
+#[test]
+fn every_step_of_the_ladder_is_the_product() {
+    on_every_tier(|tier| {
+        for (m, n, k) in [(0, 3, 2), (3, 0, 2), (2, 3, 0), (1, 1, 1), (7, 17, 5), (13, 150, 300)] {
+            let (a, b) = (uniform(20, m * k), uniform(21, k * n));
+            let zeros = vec![0.0; m * n];
+            let want = expected(MatRef::new(&a, m, k), MatRef::new(&b, k, n), None, &zeros, false);
+            for step in ladder::gemm::STEPS {
+                let mut c = vec![f32::NAN; m * n];
+                (step.run)(&a, &b, &mut c, m, n, k);
+                assert_close(&c, &want, k, &format!("{} {} {m}x{k}x{n}", tier.name(), step.name));
+            }
+        }
+    });
+}
+
+#[test]
+fn an_epilogue_gives_the_bits_of_separate_steps() {
+    let functions = [
+        (None, None),
+        (Some(Activation::Relu), Some(Unary::Relu)),
+        (Some(Activation::Gelu), Some(Unary::Gelu)),
+        (Some(Activation::Tanh), Some(Unary::Tanh)),
+        (Some(Activation::Sigmoid), Some(Unary::Sigmoid)),
+    ];
+    on_every_tier(|tier| {
+        for (m, n, k) in
+            [(1, 1, 0), (1, 530, 20), (3, 17, 9), (8, 47, 30), (13, 50, 600), (60, 100, 40)]
+        {
+            let (a, b) = (uniform(31, m * k), uniform(32, k * n));
+            let (bias, start) = (uniform(33, n), uniform(34, m * n));
+            let residual = Stored::new(&uniform(35, m * n), m, n, Layout::Gaps);
+            let bt = Stored::new(&b, k, n, Layout::Columns);
+            let (a, b) = (MatRef::new(&a, m, k), MatRef::new(&b, k, n));
+            let packed = PackedB::new(b);
+            for ((activation, unary), accumulate) in
+                functions.into_iter().flat_map(|f| [(f, false), (f, true)])
+            {
+                let mut sums = start.clone();
+                let c = &mut MatMut::new(&mut sums, m, n);
+                gemm_packed_forward(a, &packed, Some(&bias), c, accumulate);
+                let mut want = sums.clone();
+                if let Some(f) = unary {
+                    unary_forward(f, &sums, &mut want);
+                }
+                for with_residual in [false, true] {
+                    let epilogue = Epilogue {
+                        accumulate,
+                        bias: Some(&bias),
+                        activation,
+                        residual: with_residual.then(|| residual.view()),
+                    };
+                    if with_residual {
+                        for (i, x) in want.iter_mut().enumerate() {
+                            *x += residual.view().data[i / n * (n + 3) + i % n];
+                        }
+                    }
+                    let operands =
+                        [Operand::Plain(b), Operand::Plain(bt.view()), Operand::Packed(&packed)];
+                    for (i, b) in operands.into_iter().enumerate() {
+                        let mut c = start.clone();
+                        gemm_fused_forward(a, b, epilogue, &mut MatMut::new(&mut c, m, n));
+                        assert_eq!(c, want, "{} {m}x{k}x{n} {activation:?} {i}", tier.name());
+                    }
+                }
+            }
+        }
     });
 }
 

@@ -13,6 +13,8 @@ use std::arch::x86_64::*;
 const LINE: usize = 16;
 /// How many rows ahead columns are fetched.
 const AHEAD: usize = 8 * LINE;
+/// From this many rows on shuffles are in the way of multiply-adds.
+const QUARTERS: usize = 5;
 
 /// Computes one row; `f` says where `f.cols` columns of `B` begin.
 ///
@@ -24,8 +26,8 @@ pub(super) unsafe fn avx2(rows: usize, t: &Tile, f: &Fresh) {
     unsafe { row(t, f) }
 }
 
-/// Computes a tile of so many rows; `f` says where `f.cols` columns of `B` begin. They are packed at
-/// `t.b` as well unless that is null.
+/// Computes a tile of so many rows, which are packed; `f` says where `f.cols` columns of `B` begin.
+/// They are packed at `t.b` as well unless that is null.
 ///
 /// # Safety
 /// As [`avx2`]; the CPU has avx512f.
@@ -52,16 +54,48 @@ pub(super) unsafe fn avx512(rows: usize, t: &Tile, f: &Fresh) {
 /// As [`avx512`].
 #[target_feature(enable = "avx512f")]
 unsafe fn tile<const R: usize>(t: &Tile, f: &Fresh) {
+    // 16 columns whose lines all belong into one set of the first-level cache, which holds 8 or 12.
+    let crowded = f.col.is_multiple_of(1024);
     for col in (0..f.cols).step_by(16) {
         // SAFETY: handed on.
         unsafe {
-            match (f.cols - col >= 16, t.b.is_null()) {
-                (true, true) => sliver::<R, true, false>(t, f, col),
-                (true, false) => sliver::<R, true, true>(t, f, col),
-                (false, true) => sliver::<R, false, false>(t, f, col),
-                (false, false) => sliver::<R, false, true>(t, f, col),
+            match (f.cols - col >= 16, R < QUARTERS || crowded, t.b.is_null()) {
+                (true, true, true) => sliver::<R, true, false, false>(t, f, col),
+                (true, true, false) => sliver::<R, true, false, true>(t, f, col),
+                (true, false, true) => sliver::<R, true, true, false>(t, f, col),
+                (true, false, false) => sliver::<R, true, true, true>(t, f, col),
+                (false, _, true) => sliver::<R, false, false, false>(t, f, col),
+                (false, _, false) => sliver::<R, false, false, true>(t, f, col),
             }
         }
+    }
+}
+
+/// Rows 0 to 3 of 16 columns, which `quarter` reads.
+///
+/// # Safety
+/// The CPU has avx512f; `quarter` reads what may be read.
+#[inline(always)] // it takes on the features of the loop that it stands in
+unsafe fn four_rows(quarter: impl Fn(usize) -> __m128) -> [__m512; 4] {
+    // SAFETY: the caller vouches for the CPU.
+    unsafe {
+        let x: [__m512; 4] = std::array::from_fn(|j| {
+            let x = _mm512_castps128_ps512(quarter(j));
+            // A load that spreads and a blend, neither of which needs the ports of shuffles.
+            let x = _mm512_mask_broadcast_f32x4(x, 0x00f0, quarter(j + 4));
+            let x = _mm512_mask_broadcast_f32x4(x, 0x0f00, quarter(j + 8));
+            _mm512_mask_broadcast_f32x4(x, 0xf000, quarter(j + 12))
+        });
+        let (y0, y1) = (_mm512_unpacklo_ps(x[0], x[1]), _mm512_unpackhi_ps(x[0], x[1]));
+        let (y2, y3) = (_mm512_unpacklo_ps(x[2], x[3]), _mm512_unpackhi_ps(x[2], x[3]));
+        let (y0, y1) = (_mm512_castps_pd(y0), _mm512_castps_pd(y1));
+        let (y2, y3) = (_mm512_castps_pd(y2), _mm512_castps_pd(y3));
+        [
+            _mm512_castpd_ps(_mm512_unpacklo_pd(y0, y2)),
+            _mm512_castpd_ps(_mm512_unpackhi_pd(y0, y2)),
+            _mm512_castpd_ps(_mm512_unpacklo_pd(y1, y3)),
+            _mm512_castpd_ps(_mm512_unpackhi_pd(y1, y3)),
+        ]
     }
 }
 
@@ -100,17 +134,18 @@ unsafe fn transposed(x: [__m512; 16]) -> [__m512; 16] {
     out
 }
 
-/// Computes the sliver from column `col` on, which is `WHOLE` or short, and writes it packed if
+/// Computes the sliver from column `col` on, which is `WHOLE` or short, and packs it at `t.b` if
 /// `PACK`.
 ///
-/// Lines are loaded whole and once: columns a power of two apart share few places of the first-level
-/// cache, and would push each other out between two visits.
+/// Lines are loaded whole and once, or in quarters if `QUARTER`: that takes half of the shuffles but
+/// four visits to a line, between which columns a multiple of 4 KiB apart push each other out of the
+/// first-level cache.
 ///
 /// # Safety
 /// As [`avx512`].
 #[target_feature(enable = "avx512f")]
 #[allow(clippy::needless_range_loop)] // `r` is a place in A and C as well as in `sum`
-unsafe fn sliver<const R: usize, const WHOLE: bool, const PACK: bool>(
+unsafe fn sliver<const R: usize, const WHOLE: bool, const QUARTER: bool, const PACK: bool>(
     t: &Tile,
     f: &Fresh,
     col: usize,
@@ -132,38 +167,41 @@ unsafe fn sliver<const R: usize, const WHOLE: bool, const PACK: bool>(
                 sum[r] = _mm512_maskz_loadu_ps(lanes, c(r));
             }
         }
+        let multiply = |sum: &mut [__m512; R], rows: &[__m512], a: *const f32, l: usize| {
+            for (i, x) in rows.iter().enumerate() {
+                if PACK {
+                    _mm512_storeu_ps(room.add((l + i) * 16), *x);
+                }
+                for r in 0..R {
+                    let a = _mm512_set1_ps(*a.add(i * R + r));
+                    sum[r] = _mm512_fmadd_ps(a, *x, sum[r]);
+                }
+            }
+        };
         let mut a = t.a;
         for l in (0..whole).step_by(LINE) {
             // Beyond the last row the next sliver begins.
             let past = if l + AHEAD < t.k { l } else { (16 * f.col + l).wrapping_sub(t.k) };
-            let lines = std::array::from_fn(|j| _mm512_loadu_ps(column(j).add(l)));
             for j in 0..LINE {
                 let ahead = column(j).wrapping_add(past).wrapping_add(AHEAD);
                 _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
             }
-            for (i, x) in transposed(lines).into_iter().enumerate() {
-                if PACK {
-                    _mm512_storeu_ps(room.add((l + i) * 16), x);
+            if QUARTER {
+                for l in (l..l + LINE).step_by(4) {
+                    let rows = four_rows(|j| _mm_loadu_ps(column(j).add(l)));
+                    multiply(&mut sum, &rows, a, l);
+                    a = a.wrapping_add(4 * R);
                 }
-                for r in 0..R {
-                    let a = _mm512_set1_ps(*a.add(r * t.a_row + i * t.a_col));
-                    sum[r] = _mm512_fmadd_ps(a, x, sum[r]);
-                }
+            } else {
+                let lines = std::array::from_fn(|j| _mm512_loadu_ps(column(j).add(l)));
+                multiply(&mut sum, &transposed(lines), a, l);
+                a = a.wrapping_add(LINE * R);
             }
-            a = a.wrapping_add(LINE * t.a_col);
         }
         if whole < t.k {
             let rows = (0xffff_u32 >> (16 - (t.k - whole))) as __mmask16;
             let lines = std::array::from_fn(|j| _mm512_maskz_loadu_ps(rows, column(j).add(whole)));
-            for (i, x) in transposed(lines).into_iter().enumerate().take(t.k - whole) {
-                if PACK {
-                    _mm512_storeu_ps(room.add((whole + i) * 16), x);
-                }
-                for r in 0..R {
-                    let a = _mm512_set1_ps(*a.add(r * t.a_row + i * t.a_col));
-                    sum[r] = _mm512_fmadd_ps(a, x, sum[r]);
-                }
-            }
+            multiply(&mut sum, &transposed(lines)[..t.k - whole], a, whole);
         }
         for r in 0..R {
             let mut x = sum[r];

@@ -1,5 +1,6 @@
 //! The loops around the tiles: which operand is packed, how large the blocks are, how work is cut.
 
+use super::finish::Finish;
 use super::pack::{self, Source};
 use super::tile::{Fresh, Kernels, Tile, even, kernels, slivers};
 use super::{LANE, Line, MatMut, MatRef};
@@ -28,6 +29,8 @@ const PACK_B_ROWS: usize = 40;
 const FEW_ROWS: usize = 48;
 /// Floats of such a piece (24 KiB of 32 or more).
 const FEW_ROWS_PACK: usize = 9216;
+/// Slivers of a strip that is not packed: what follows its sums finds them in the cache.
+const ONCE: usize = 32;
 /// Multiply-adds that are worth a task of their own, counting a row as at least 8: fewer rows wait
 /// for memory instead.
 const TASK: usize = 2 << 20;
@@ -58,15 +61,15 @@ impl Shared {
     }
 }
 
-/// Computes `C = A B (+ bias) (+ C)`; sizes agree.
-pub(super) fn product(a: MatRef, b: Right, bias: Option<&[f32]>, c: &mut MatMut, accumulate: bool) {
+/// Computes `C = A B (+ C)` and what follows; sizes agree.
+pub(super) fn product(a: MatRef, b: Right, finish: Finish, c: &mut MatMut, accumulate: bool) {
     let (m, n, k) = (c.rows, c.cols, a.cols);
     if m == 0 || n == 0 {
         return;
     }
     if threads() == 1 {
         // Cuts cost a packing of `A` each and a strip that is not fetched ahead.
-        return product_alone(a, b, bias, c, accumulate, &|| {});
+        return product_alone(a, b, finish, c, accumulate, &|| {});
     }
     let code = kernels();
     let (row_cuts, col_cuts) = cuts(m, n, k, threads());
@@ -85,7 +88,7 @@ pub(super) fn product(a: MatRef, b: Right, bias: Option<&[f32]>, c: &mut MatMut,
                 accumulate,
                 before_tile: &|| {},
             };
-            window.compute(code, a, b, bias);
+            window.compute(code, a, b, finish);
         }
     });
 }
@@ -94,7 +97,7 @@ pub(super) fn product(a: MatRef, b: Right, bias: Option<&[f32]>, c: &mut MatMut,
 pub(super) fn product_alone(
     a: MatRef,
     b: Right,
-    bias: Option<&[f32]>,
+    finish: Finish,
     c: &mut MatMut,
     accumulate: bool,
     before_tile: &dyn Fn(),
@@ -104,7 +107,7 @@ pub(super) fn product_alone(
     }
     let (rows, cols, c_row) = ((0, c.rows), (0, c.cols), c.row_stride);
     let window = Window { rows, cols, c: c.data.as_mut_ptr(), c_row, accumulate, before_tile };
-    window.compute(kernels(), a, b, bias);
+    window.compute(kernels(), a, b, finish);
 }
 
 /// Packs all of `b` into slivers of `b.rows` rows at `data`, which has room for them.
@@ -177,19 +180,21 @@ fn reserve(buffer: &mut Vec<Line>, len: usize) -> *mut f32 {
 }
 
 impl Window<'_> {
-    fn compute(&self, code: &Kernels, a: MatRef, b: Right, bias: Option<&[f32]>) {
+    fn compute(&self, code: &Kernels, a: MatRef, b: Right, finish: Finish) {
         let (m, n, k) = (self.rows.1 - self.rows.0, self.cols.1 - self.cols.0, a.cols);
-        let pack_a = m > 1 && (a.col_stride != 1 || code.pack_rows && n >= PACK_A_COLS);
-        let fresh = match b {
+        let plain_a = m == 1 || a.col_stride == 1 && !(code.pack_rows && n >= PACK_A_COLS);
+        let (fresh, pack_a) = match b {
             Right::Plain(b) if b.col_stride == 1 => {
                 // A single tile of rows reads contiguous rows of B in place.
-                code.copied.is_some() && pack_a && m > code.rows
+                (code.copied.is_some() && !plain_a && m > code.rows, !plain_a)
             }
-            Right::Plain(b) => {
-                b.row_stride == 1
-                    && code.direct.is_some_and(|(most, _)| m <= most.max(1) || most == code.rows)
-            }
-            Right::Packed(_) => false,
+            Right::Plain(b) if b.row_stride == 1 => match code.direct {
+                Some((most, _)) if m <= most || most == code.rows => {
+                    (true, m > 1 || a.col_stride != 1)
+                }
+                _ => (false, !plain_a),
+            },
+            _ => (false, !plain_a),
         };
         let keep_a = pack_a && m * k <= KEEP_A;
         let widest = code.slivers[m.div_ceil(m.div_ceil(code.rows)) - 1] * LANE;
@@ -252,7 +257,7 @@ impl Window<'_> {
                             }
                         },
                         from_c: self.accumulate || block > 0,
-                        bias: bias.filter(|_| block + 1 == k_blocks),
+                        finish: Some(finish).filter(|_| block + 1 == k_blocks),
                     };
                     if keep_a {
                         let packed = a_room.as_ptr().cast::<f32>().wrapping_add(m * k0);
@@ -288,12 +293,13 @@ impl Window<'_> {
         let (height, taller) = (rows.height / rows.tiles, rows.height % rows.tiles);
         let most = step.code.slivers[rows.height.div_ceil(rows.tiles) - 1];
         let once = step.fresh.is_some() && step.b.0.is_null();
-        let most = if once { slivers(n1 - n0) } else { most };
+        let most = if once { ONCE } else { most };
         let strips = slivers(n1 - n0).div_ceil(most);
         for strip in 0..strips {
             let first = even(slivers(n1 - n0), strips, strip);
             let width = even(slivers(n1 - n0), strips, strip + 1) - first;
             let col = n0 + first * LANE;
+            let bias = step.finish.and_then(|finish| finish.bias);
             let mut tile = Tile {
                 a: rows.at,
                 a_row: 1,
@@ -307,7 +313,7 @@ impl Window<'_> {
                 k: step.k,
                 last: (n1 - col).min(width * LANE) - (width - 1) * LANE,
                 from_c: step.from_c,
-                bias: step.bias.map_or(std::ptr::null(), |bias| bias[col..].as_ptr()),
+                bias: bias.map_or(std::ptr::null(), |bias| bias[col..].as_ptr()),
                 padded: step.padded,
             };
             let cols = (width - 1) * LANE + tile.last;
@@ -317,6 +323,7 @@ impl Window<'_> {
                 col,
                 cols,
             });
+            let mut row = rows.top;
             for i in 0..rows.tiles {
                 // As `even` cuts them, without a division for each tile.
                 let here = height + usize::from(i < taller);
@@ -340,7 +347,11 @@ impl Window<'_> {
                         (Some(f), _, Some((_, direct))) => direct(here, &tile, &f),
                         _ => (step.code.tile)(here, width, &tile),
                     }
+                    if let Some(finish) = step.finish {
+                        finish.apply(tile.c, self.c_row, (row, col), (here, cols));
+                    }
                 }
+                row += here;
                 tile.a = tile.a.wrapping_add(a_step);
                 tile.c = tile.c.wrapping_add(here * self.c_row);
             }
@@ -418,7 +429,8 @@ struct Step<'a> {
     k: usize,
     b: (*const f32, usize, usize),
     from_c: bool,
-    bias: Option<&'a [f32]>,
+    /// What follows the sums, if this is the last block of them.
+    finish: Option<Finish<'a>>,
     padded: bool,
     /// What the first tile of a strip packs: element `(0, 0)` and strides of `B`.
     fresh: Option<(*const f32, usize, usize)>,

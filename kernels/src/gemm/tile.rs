@@ -62,8 +62,8 @@ pub(super) struct Kernels {
     pub tile: unsafe fn(usize, usize, &Tile),
     /// Computes a tile of packed rows of `A` and contiguous rows of `B`, which it packs at `Tile::b`.
     pub copied: Option<unsafe fn(usize, usize, &Tile, &Fresh)>,
-    /// Computes a tile of so many rows, up to a number, and contiguous columns of `B`, which it packs
-    /// at `Tile::b` if that is not null.
+    /// Computes a tile of so many packed rows, up to a number, and contiguous columns of `B`, which
+    /// it packs at `Tile::b` if that is not null.
     pub direct: Option<(usize, unsafe fn(usize, &Tile, &Fresh))>,
     /// Packs columns of `B` into slivers: see [`super::pack`].
     pub pack: unsafe fn(&super::pack::Source, *mut f32, usize),
