@@ -37,7 +37,10 @@ pub enum Precision {
 
 /// Most blocks of sixteen columns in a panel. Four chains of additions hide the time of one in
 /// AVX-512, and are the eight that AVX2 wants.
-pub(crate) const PANEL: usize = 4;
+const PANEL: usize = 4;
+/// Bytes of weights that are read again and again from which on some of their lines come from
+/// memory, at a distance that the hardware does not look ahead.
+pub(crate) const FAR: usize = 16 << 20;
 /// Bytes of weight that are worth a task of their own.
 const TASK: usize = 256 << 10;
 
@@ -95,6 +98,8 @@ pub struct StreamedB {
     gates: usize,
     precision: Precision,
     lines: Pages,
+    /// Whether lines are asked for long before they are wanted.
+    far: bool,
     /// Of int8 weights, `[matrices][blocks]`: the scales of the columns.
     scales: Vec<Block>,
     /// Likewise: -128 times the sums of the columns.
@@ -122,10 +127,12 @@ impl StreamedB {
             gates,
             precision,
             lines: Pages::new(0),
+            far: false,
             scales: Vec::new(),
             offsets: Vec::new(),
         };
         w.lines = Pages::new(w.blocks() * w.depth());
+        w.far = w.bytes() > FAR;
         for (part, b) in b.iter().enumerate() {
             w.pack(part, b);
         }
@@ -134,20 +141,22 @@ impl StreamedB {
 
     fn pack(&mut self, part: usize, b: &MatRef) {
         let rows = self.precision.rows();
-        for block in 0..self.blocks() {
+        let panels = (0..self.panels()).map(|panel| (panel, self.blocks_of(panel)));
+        let panels: Vec<_> = panels.collect();
+        let blocks = panels.into_iter().flat_map(|(panel, of)| of.map(move |b| (panel, b)));
+        for (panel, block) in blocks {
             let columns = std::array::from_fn(|lane| self.column(block, lane));
             let value = |l: usize, column: Option<usize>| match column {
                 Some(j) if l < b.rows => b.data[l * b.row_stride + j * b.col_stride],
                 _ => 0.0,
             };
-            let (panel, at) = (block / self.per_panel(), block % self.per_panel());
-            let (width, lines) = (self.width(panel), self.lines_of(panel, part));
+            let (of, lines) = (self.blocks_of(panel), self.lines_of(panel, part));
             let scales = columns.map(|column| {
                 let largest = (0..b.rows).map(|l| value(l, column).abs()).fold(0.0, f32::max);
                 largest / 127.0
             });
             let mut sums = [0; LANES];
-            let lines = self.lines[lines].iter_mut().skip(at).step_by(width);
+            let lines = self.lines[lines].iter_mut().skip(block - of.start).step_by(of.len());
             for (line, l) in lines.zip((0..).step_by(rows)) {
                 for (lane, column) in columns.into_iter().enumerate() {
                     line[lane] = match self.precision {
@@ -199,21 +208,15 @@ impl StreamedB {
 
     /// Number of panels.
     pub(crate) fn panels(&self) -> usize {
-        self.blocks().div_ceil(self.per_panel())
+        (self.blocks() / self.gates).div_ceil(PANEL / self.gates)
     }
 
-    /// The blocks of a panel.
+    /// The blocks of a panel: whole sets of gates, as even as can be.
+    #[inline]
     pub(crate) fn blocks_of(&self, panel: usize) -> Range<usize> {
-        panel * self.per_panel()..((panel + 1) * self.per_panel()).min(self.blocks())
-    }
-
-    /// Blocks of a panel that is not the last: whole sets of gates.
-    fn per_panel(&self) -> usize {
-        self.gates * (PANEL / self.gates)
-    }
-
-    fn width(&self, panel: usize) -> usize {
-        self.blocks_of(panel).len()
+        let (sets, panels) = (self.blocks() / self.gates, self.panels());
+        let start = |panel| sets * panel / panels * self.gates;
+        start(panel)..start(panel + 1)
     }
 
     /// The column that a lane of a block holds, if it is not padding.
@@ -224,16 +227,25 @@ impl StreamedB {
 
     /// Lines of a block, all matrices together.
     fn depth(&self) -> usize {
-        self.k.iter().map(|k| k.div_ceil(self.precision.rows())).sum()
+        self.before(self.k.len())
+    }
+
+    /// Lines of a block in the matrices before `part`.
+    fn before(&self, part: usize) -> usize {
+        self.k[..part].iter().map(|k| k.div_ceil(self.precision.rows())).sum()
     }
 
     /// The lines of one matrix in a panel.
+    #[inline]
     fn lines_of(&self, panel: usize, part: usize) -> Range<usize> {
-        let rows = self.precision.rows();
-        let before: usize = self.k[..part].iter().map(|k| k.div_ceil(rows)).sum();
-        let (first, width) = (self.blocks_of(panel).start * self.depth(), self.width(panel));
-        let start = first + before * width;
-        start..start + self.k[part].div_ceil(rows) * width
+        let (of, depth) = (self.blocks_of(panel), self.depth());
+        let (from, to) = (self.before(part), self.before(part + 1));
+        of.start * depth + from * of.len()..of.start * depth + to * of.len()
+    }
+
+    /// Asks for lines long before they are wanted: what suits weights beyond the third-level cache.
+    pub(crate) fn fetch_ahead(&mut self) {
+        self.far = true;
     }
 
     /// Adds a row times matrix `part` to the sums of a panel.
@@ -241,13 +253,14 @@ impl StreamedB {
     pub(crate) fn add(&self, panel: usize, part: usize, x: Row, sums: &mut [Block]) {
         let (lines, blocks) = (&self.lines[self.lines_of(panel, part)], self.blocks_of(panel));
         if self.precision != Precision::Int8 {
-            return add_lines(x.numbers, lines, self.precision == Precision::Bf16, sums);
+            let bf16 = self.precision == Precision::Bf16;
+            return add_lines(x.numbers, lines, bf16, self.far, sums);
         }
         let first = part * self.blocks();
         let columns = first + blocks.start..first + blocks.end;
         let mut whole = [[0; LANES]; PANEL];
         let whole = &mut whole[..blocks.len()];
-        dot_int8(x.numbers, lines, &self.offsets[columns.clone()], whole);
+        dot_int8(x.numbers, lines, &self.offsets[columns.clone()], self.far, whole);
         for ((sums, whole), scales) in sums.iter_mut().zip(whole).zip(&self.scales[columns]) {
             for lane in 0..LANES {
                 sums[lane] += whole[lane] as f32 * (x.scale * scales[lane]);
