@@ -7,9 +7,9 @@
 use super::lanes::{Block, LANES};
 use crate::isa::{self, Isa};
 
-/// What is added to a number below 2^22 and taken from its bits to round it to a whole one, ties to
-/// even.
-const ROUND: f32 = 12_582_912.0;
+/// What is added to a number of at most 2^22, so that the last bits of the sum are the nearest whole
+/// number, of two as near ones the even one.
+pub(crate) const ROUND: f32 = 12_582_912.0;
 
 /// Rounds a row to whole numbers in `[-127, 127]` and returns their unit: the largest number is 127
 /// of it. `bytes` may be longer than `x`; the rest becomes 0. Where a number is not finite the unit
