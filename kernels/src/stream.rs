@@ -102,6 +102,10 @@ pub struct StreamedB {
     n: usize,
     gates: usize,
     precision: Precision,
+    /// The first block of each panel, and the end of the last one.
+    firsts: Vec<usize>,
+    /// Lines of a block before each matrix, and of all of them.
+    depths: Vec<usize>,
     lines: Pages,
     /// Whether lines are asked for long before they are wanted.
     far: bool,
@@ -126,17 +130,27 @@ impl StreamedB {
         assert!((1..=PANEL).contains(&gates) && n.is_multiple_of(gates));
         assert!(b.iter().all(|b| b.cols == n));
         let k: Vec<usize> = b.iter().map(|b| b.rows).collect();
+        let mut depths = vec![0];
+        for k in &k {
+            depths.push(depths[depths.len() - 1] + k.div_ceil(precision.rows()));
+        }
+        // Whole sets of gates, as even as can be.
+        let sets = (n / gates).div_ceil(LANES);
+        let panels = sets.div_ceil(PANEL / gates);
+        let firsts = (0..=panels).map(|panel| sets * panel / panels.max(1) * gates).collect();
         let mut w = StreamedB {
             k,
             n,
             gates,
             precision,
+            firsts,
+            depths,
             lines: Pages::new(0),
             far: false,
             scales: Vec::new(),
             offsets: Vec::new(),
         };
-        w.lines = Pages::new(w.blocks() * w.depth());
+        w.lines = Pages::new(w.blocks() * w.depths[b.len()]);
         w.far = w.bytes() > FAR;
         for (part, b) in b.iter().enumerate() {
             w.pack(part, b);
@@ -210,20 +224,18 @@ impl StreamedB {
 
     /// Blocks of sixteen columns.
     pub(crate) fn blocks(&self) -> usize {
-        (self.n / self.gates).div_ceil(LANES) * self.gates
+        self.firsts[self.panels()]
     }
 
     /// Number of panels.
     pub(crate) fn panels(&self) -> usize {
-        (self.blocks() / self.gates).div_ceil(PANEL / self.gates)
+        self.firsts.len() - 1
     }
 
-    /// The blocks of a panel: whole sets of gates, as even as can be.
+    /// The blocks of a panel.
     #[inline]
     pub(crate) fn blocks_of(&self, panel: usize) -> Range<usize> {
-        let (sets, panels) = (self.blocks() / self.gates, self.panels());
-        let start = |panel| sets * panel / panels * self.gates;
-        start(panel)..start(panel + 1)
+        self.firsts[panel]..self.firsts[panel + 1]
     }
 
     /// The column that a lane of a block holds, if it is not padding.
@@ -232,21 +244,11 @@ impl StreamedB {
         (unit < units).then_some(block % self.gates * units + unit)
     }
 
-    /// Lines of a block, all matrices together.
-    fn depth(&self) -> usize {
-        self.before(self.k.len())
-    }
-
-    /// Lines of a block in the matrices before `part`.
-    fn before(&self, part: usize) -> usize {
-        self.k[..part].iter().map(|k| k.div_ceil(self.precision.rows())).sum()
-    }
-
     /// The lines of one matrix in a panel.
     #[inline]
     fn lines_of(&self, panel: usize, part: usize) -> Range<usize> {
-        let (of, depth) = (self.blocks_of(panel), self.depth());
-        let (from, to) = (self.before(part), self.before(part + 1));
+        let (of, depth) = (self.blocks_of(panel), self.depths[self.k.len()]);
+        let (from, to) = (self.depths[part], self.depths[part + 1]);
         of.start * depth + from * of.len()..of.start * depth + to * of.len()
     }
 
