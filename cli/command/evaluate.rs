@@ -2,15 +2,16 @@
 
 use std::path::PathBuf;
 
+use etude_models::Precision;
 use etude_models::data::{Dataset, meter_of};
-use etude_models::evaluate::likelihood;
+use etude_models::evaluate::{likelihood, written_likelihood};
 use etude_models::generate::{Length, Request, Writer};
 use etude_models::sampling::Sampling;
 use etude_tokenizer::statistics::{Statistics, spreads};
 use etude_tokenizer::{Encoding, Meter, Score, Tempo};
 use serde_json::{Map, Value, json};
 
-use crate::args::Machine;
+use crate::args::{Machine, precision};
 use crate::command::{generate, train};
 use crate::console::Console;
 use crate::error::{Error, Result};
@@ -41,6 +42,11 @@ pub struct Args {
     /// Sharpens (below 1) or flattens (above 1) the choices of the generated pieces
     #[arg(long, value_name = "T", default_value_t = 1.0)]
     temperature: f32,
+
+    /// Score token by token as `generate` writes, with weights stored as f32, bf16 or int8
+    /// [default: whole pieces at once, f32]
+    #[arg(long, value_name = "DTYPE", value_parser = precision)]
+    precision: Option<Precision>,
 
     /// Start of the random numbers of the generated pieces
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -81,8 +87,11 @@ fn evaluate(args: &Args, console: &Console) -> Result<()> {
     if pieces.is_empty() {
         return Err(Error::input(format!("{source}: its {} part holds no pieces", args.split)));
     }
-    let nll =
-        likelihood(&*trained.model, pieces).map_err(|e| Error::input(format!("{source}: {e}")))?;
+    let nll = match args.precision {
+        None => likelihood(&*trained.model, pieces),
+        Some(precision) => written_likelihood(&*trained.model, precision, pieces),
+    };
+    let nll = nll.map_err(|e| Error::input(format!("{source}: {e}")))?;
     console.say(format!(
         "{}  {} pieces, {} tokens, {} notes",
         args.split,

@@ -74,8 +74,8 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 6)]
     repeat_limit: usize,
 
-    /// How weights are stored while they are read for each token: f32, or bf16 (half the memory,
-    /// weights rounded to 8 bits of fraction; sums stay f32) [default: bf16 beyond 4 MiB of f32]
+    /// How weights are stored while they are read for each token: f32, bf16 (half the memory, 8 bits
+    /// of fraction) or int8 (a quarter, a scale for each row) [default: int8 beyond 4 MiB of f32]
     #[arg(long, value_name = "DTYPE", value_parser = precision)]
     precision: Option<Precision>,
 

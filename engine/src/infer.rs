@@ -6,6 +6,7 @@
 
 mod rows;
 
+use etude_kernels::elementwise::{Unary, unary_forward};
 use etude_kernels::embedding::NO_ID;
 use etude_kernels::gemm::MatRef;
 use etude_kernels::step::{StepInput, StepStack, StepWeights};
@@ -366,4 +367,12 @@ impl LinearStep {
         self.w.apply(x, Some(&self.bias), &mut self.y, false);
         Ok(&self.y)
     }
+}
+
+/// Computes `y = exp(x)` for each number, with the same bits on every instruction set.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn exp(x: &[f32], y: &mut [f32]) {
+    unary_forward(Unary::Exp, x, y);
 }

@@ -41,7 +41,7 @@ pub use etude_kernels::isa;
 pub use etude_kernels::stream::Precision;
 pub use etude_kernels::threads::{Pool, threads};
 pub use file::{Dtype, Entry, MAX_HEADER, WeightFile, named_parameters, write_weights};
-pub use infer::{Cell, LayerWeights, LinearStep, RecurrentStep};
+pub use infer::{Cell, LayerWeights, LinearStep, RecurrentStep, exp};
 pub use layout::{Layout, MAX_RANK};
 pub use op::attention::{Attention, Mask, attention, attention_plain};
 pub use op::batch_norm::BatchStatistics;

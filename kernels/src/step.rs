@@ -17,12 +17,15 @@ use crate::gemm::MatRef;
 use crate::pages::Pages;
 use crate::recurrent::Nonlinearity;
 use crate::stages::Stages;
-use crate::stream::{PANEL, Precision, Row, StreamedB};
+use crate::stream::{FAR, Precision, Row, StreamedB};
 use std::ops::Range;
 
 /// Bytes of weights that are worth a task of their own, and the most tasks of a layer.
 const TASK: usize = 24 << 10;
 const TASKS: usize = 16;
+/// Bytes of weights from which threads share a step; below, to come together takes longer than it
+/// saves (bench `rnn_generate`).
+const FORK: usize = 320 << 10;
 
 /// Which recurrent layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,11 +77,13 @@ pub struct StepStack {
     precision: Precision,
     layers: Vec<Layer>,
     output: Option<Output>,
-    /// All numbers that a step writes, each layer's in [`Layer::places`].
+    /// All numbers that a step writes, each layer's in its [`Places`].
     state: Pages,
     /// Which of the two places of `h` and `c` is the present one.
     now: usize,
     stages: Stages,
+    /// Tasks of each stage.
+    tasks: Vec<usize>,
 }
 
 struct Layer {
@@ -94,7 +99,7 @@ struct Layer {
     places: Places,
 }
 
-/// Where the numbers of a layer lie in the state.
+/// The blocks of the state at which the numbers of a layer begin.
 struct Places {
     h: [usize; 2],
     c: [usize; 2],
@@ -138,10 +143,26 @@ impl StepStack {
             let w = StreamedB::new(w, precision);
             Output { bias: spread(&w, bias), y: room.take(w.blocks()), w }
         });
-        let streams = packed.iter().map(|l| &l.w).chain(output.as_ref().map(|o| &o.w));
-        let stages = Stages::new(streams.map(tasks));
-        let state = Pages::new(room.0 / LANES);
-        StepStack { cell, precision, layers: packed, output, state, now: 0, stages }
+        let (mut packed, mut output) = (packed, output);
+        let streams = || packed.iter().map(|l| &l.w).chain(output.as_ref().map(|o| &o.w));
+        let bytes: usize = streams().map(StreamedB::bytes).sum();
+        let most = if bytes < FORK { 1 } else { TASKS };
+        let tasks = |w: &StreamedB| (w.bytes() / TASK).clamp(1, most).min(w.panels());
+        let tasks: Vec<usize> = streams().map(tasks).collect();
+        if bytes > FAR {
+            packed.iter_mut().for_each(|l| l.w.fetch_ahead());
+            output.iter_mut().for_each(|o| o.w.fetch_ahead());
+        }
+        StepStack {
+            cell,
+            precision,
+            layers: packed,
+            output,
+            state: Pages::new(room.0),
+            now: 0,
+            stages: Stages::new(tasks.iter().copied()),
+            tasks,
+        }
     }
 
     /// Number of layers.
@@ -162,14 +183,14 @@ impl StepStack {
     /// The hidden state of a layer, `[hidden]`.
     pub fn h(&self, layer: usize) -> &[f32] {
         let layer = &self.layers[layer];
-        &self.state.as_flattened()[layer.places.h[self.now]..][..layer.hidden]
+        &self.state[layer.places.h[self.now]..].as_flattened()[..layer.hidden]
     }
 
     /// The cell state of an LSTM layer, `[hidden]`; empty for the other cells.
     pub fn c(&self, layer: usize) -> &[f32] {
         let layer = &self.layers[layer];
         let len = if self.cell == Cell::Lstm { layer.hidden } else { 0 };
-        &self.state.as_flattened()[layer.places.c[self.now]..][..len]
+        &self.state[layer.places.c[self.now]..].as_flattened()[..len]
     }
 
     /// Sets the state of a layer; `c` is empty for all cells but the LSTM.
@@ -179,9 +200,9 @@ impl StepStack {
     pub fn set_state(&mut self, layer: usize, h: &[f32], c: &[f32]) {
         let places = &self.layers[layer].places;
         assert_eq!((h.len(), c.len()), (self.h(layer).len(), self.c(layer).len()));
-        let state = self.state.as_flattened_mut();
-        state[places.h[self.now]..][..h.len()].copy_from_slice(h);
-        state[places.c[self.now]..][..c.len()].copy_from_slice(c);
+        for (place, x) in [(places.h, h), (places.c, c)] {
+            self.state[place[self.now]..].as_flattened_mut()[..x.len()].copy_from_slice(x);
+        }
     }
 
     /// Advances by one step and returns what the output layer makes of the last layer's state, or
@@ -201,35 +222,28 @@ impl StepStack {
         let (from, to) = (self.now, 1 - self.now);
         self.now = to;
         let (layers, output, precision) = (&self.layers, &self.output, self.precision);
-        let (cell, state) = (self.cell, Shared::new(self.state.as_flattened_mut()));
-        self.stages.run(|stage, tasks| {
+        let (cell, state, tasks) = (self.cell, Shared::new(&mut self.state), &self.tasks);
+        self.stages.run(|stage, some| {
+            let cut = |w: &StreamedB| {
+                let (panels, all) = (w.panels(), tasks[stage].max(1));
+                panels * some.start / all..panels * some.end / all
+            };
             let below = stage.checked_sub(1).map(|below| &layers[below]);
             // SAFETY: the stage before has finished writing it, and no later one writes there.
-            let below = below.map(|l| unsafe { state.view(l.places.h(to, l.hidden)) });
+            let below = below.map(|l| unsafe { state.view(l.units(l.places.h[to])) });
+            let below = below.map(|h| &h.as_flattened()[..layers[stage - 1].hidden]);
             if let Some(layer) = layers.get(stage) {
-                let panels = cut(&layer.w, tasks);
                 let input = below.map_or(input, StepInput::Dense);
-                layer.advance(cell, input, panels, state, (from, to));
+                layer.advance(cell, input, cut(&layer.w), state, (from, to));
             } else if let (Some(output), Some(h)) = (output, below) {
-                output.apply(h, precision, cut(&output.w, tasks), state);
+                output.apply(h, precision, cut(&output.w), state);
             }
         });
         match &self.output {
             None => self.h(self.layers.len() - 1),
-            Some(output) => &self.state.as_flattened()[output.y..][..output.w.n()],
+            Some(output) => &self.state[output.y..].as_flattened()[..output.w.n()],
         }
     }
-}
-
-/// Tasks into which a product is cut.
-fn tasks(w: &StreamedB) -> usize {
-    (w.bytes() / TASK).clamp(1, TASKS).min(w.panels())
-}
-
-/// The panels of some tasks.
-fn cut(w: &StreamedB, some: Range<usize>) -> Range<usize> {
-    let (panels, all) = (w.panels(), tasks(w).max(1));
-    panels * some.start / all..panels * some.end / all
 }
 
 /// A number for each column, in the order of the stream.
@@ -244,14 +258,8 @@ struct Room(usize);
 impl Room {
     fn take(&mut self, blocks: usize) -> usize {
         let at = self.0;
-        self.0 += blocks * LANES;
+        self.0 += blocks;
         at
-    }
-}
-
-impl Places {
-    fn h(&self, which: usize, hidden: usize) -> Range<usize> {
-        self.h[which]..self.h[which] + hidden
     }
 }
 
@@ -291,28 +299,30 @@ impl Layer {
         Layer { inputs, hidden, bias: spread(&stream, &bias), w: stream, table, b_hh, places }
     }
 
+    /// The blocks of the state that hold a number of each unit.
+    fn units(&self, start: usize) -> Range<usize> {
+        start..start + self.hidden.div_ceil(LANES)
+    }
+
     /// Advances the units of some panels.
     fn advance(
         &self,
         cell: Cell,
         input: StepInput,
         panels: Range<usize>,
-        state: Shared<f32>,
+        state: Shared<Block>,
         (from, to): (usize, usize),
     ) {
         if panels.is_empty() {
             return;
         }
-        let (gates, precision) = (cell.gates(), self.w.precision());
+        let (gates, places, precision) = (cell.gates(), &self.places, self.w.precision());
         let blocks = self.w.blocks_of(panels.start).start..self.w.blocks_of(panels.end - 1).end;
-        let at = |start: usize, each: usize| {
-            let units = blocks.start / gates..blocks.end / gates;
-            start + units.start * each * LANES..start + units.end * each * LANES
-        };
-        let places = &self.places;
+        let units = blocks.start / gates..blocks.end / gates;
+        let at = |start: usize, each| start + units.start * each..start + units.end * each;
         // SAFETY: tasks have units of their own, and a step writes only to the later of two states.
         let (h_prev, h) =
-            unsafe { (state.view(places.h(from, self.hidden)), state.slice(at(places.h[to], 1))) };
+            unsafe { (state.view(self.units(places.h[from])), state.slice(at(places.h[to], 1))) };
         let dense = match input {
             StepInput::Dense(x) => x,
             StepInput::Ids(_) => &[],
@@ -321,96 +331,127 @@ impl Layer {
         with_scratch(rooms[0] + rooms[1], |room| {
             let (room_x, room_h) = room.split_at_mut(rooms[0]);
             let x = Row::new(dense, precision, room_x);
-            let h_row = Row::new(h_prev, precision, room_h);
-            // Finished sums: of the input with its bias, and of the state with its own; one for both
-            // if there is no second place.
-            let sums = |finished: &mut [f32], mut apart: Option<&mut [f32]>| {
-                for panel in panels {
-                    let of = self.w.blocks_of(panel);
-                    let place = (of.start - blocks.start) * LANES..(of.end - blocks.start) * LANES;
-                    let mut sums = [[0.0; LANES]; PANEL];
-                    let sums = &mut sums[..of.len()];
-                    match input {
-                        StepInput::Ids(ids) => {
-                            sums.copy_from_slice(&self.bias[of.clone()]);
-                            for id in ids.iter().filter(|id| **id != NO_ID) {
-                                let row = *id as usize * self.bias.len();
-                                add(sums, &self.table[row + of.start..row + of.end]);
-                            }
-                        }
-                        StepInput::Dense(_) => {
-                            self.w.add(panel, 0, x, sums);
-                            add(sums, &self.bias[of.clone()]);
-                        }
-                    }
-                    let part = usize::from(matches!(input, StepInput::Dense(_)));
-                    if let Some(apart) = &mut apart {
-                        finished[place.clone()].copy_from_slice(sums.as_flattened());
-                        sums.fill([0.0; LANES]);
-                        self.w.add(panel, part, h_row, sums);
-                        add(sums, &self.b_hh[of]);
-                        apart[place].copy_from_slice(sums.as_flattened());
-                    } else {
-                        self.w.add(panel, part, h_row, sums);
-                        finished[place].copy_from_slice(sums.as_flattened());
-                    }
-                }
+            let h_row = Row::new(&h_prev.as_flattened()[..self.hidden], precision, room_h);
+            let input = match input {
+                StepInput::Ids(ids) => Err(ids),
+                StepInput::Dense(_) => Ok(x),
             };
             // As rows of sixteen units, which is how the stream holds them.
             match cell {
                 Cell::Rnn(f) => {
-                    sums(h, None);
-                    dispatch(RnnCell { h, f });
+                    self.sums(panels, input, h_row, h, None);
+                    dispatch(RnnCell { h: h.as_flattened_mut(), f });
                 }
                 Cell::Lstm => {
                     // SAFETY: as above.
                     let (c_prev, c, gates) = unsafe {
                         (
-                            state.view(at(places.c[from], 1)),
-                            state.slice(at(places.c[to], 1)),
+                            state.view(at(places.c[from], 1)).as_flattened(),
+                            state.slice(at(places.c[to], 1)).as_flattened_mut(),
                             state.slice(at(places.gates, gates)),
                         )
                     };
-                    sums(gates, None);
+                    self.sums(panels, input, h_row, gates, None);
+                    let (gates, h) = (gates.as_flattened_mut(), h.as_flattened_mut());
                     dispatch(LstmCell { gates, c_prev, c, h, hidden: LANES });
                 }
                 Cell::Gru => {
                     // SAFETY: as above.
                     let (h_prev, h_n, gates, rec) = unsafe {
                         (
-                            state.view(at(places.h[from], 1)),
-                            state.slice(at(places.h_n, 1)),
+                            state.view(at(places.h[from], 1)).as_flattened(),
+                            state.slice(at(places.h_n, 1)).as_flattened_mut(),
                             state.slice(at(places.gates, gates)),
                             state.slice(at(places.rec, gates)),
                         )
                     };
-                    sums(gates, Some(rec));
+                    self.sums(panels, input, h_row, gates, Some(rec));
+                    let (gates, rec) = (gates.as_flattened_mut(), rec.as_flattened());
+                    let h = h.as_flattened_mut();
                     dispatch(GruCell { gates, rec, h_prev, h, h_n, hidden: LANES });
                 }
             }
         });
     }
+
+    /// Computes the sums of some panels: of the input with its bias, and of the state with its own if
+    /// there is a second place for it; else one sum of both. The input is a row, or ids of rows of the
+    /// table.
+    #[inline]
+    fn sums(
+        &self,
+        panels: Range<usize>,
+        input: Result<Row, &[u32]>,
+        h: Row,
+        mut of_input: &mut [Block],
+        mut of_state: Option<&mut [Block]>,
+    ) {
+        for panel in panels {
+            let blocks = self.w.blocks_of(panel);
+            let bias = &self.bias[blocks.clone()];
+            let sums = take(&mut of_input, blocks.len());
+            let part = match input {
+                Err(ids) => {
+                    put(sums, bias);
+                    for id in ids.iter().filter(|id| **id != NO_ID) {
+                        let row = *id as usize * self.bias.len();
+                        add(sums, &self.table[row + blocks.start..row + blocks.end]);
+                    }
+                    0
+                }
+                Ok(x) => {
+                    sums.fill([0.0; LANES]);
+                    self.w.add(panel, 0, x, sums);
+                    add(sums, bias);
+                    1
+                }
+            };
+            match &mut of_state {
+                None => self.w.add(panel, part, h, sums),
+                Some(of_state) => {
+                    let sums = take(of_state, blocks.len());
+                    sums.fill([0.0; LANES]);
+                    self.w.add(panel, part, h, sums);
+                    add(sums, &self.b_hh[blocks]);
+                }
+            }
+        }
+    }
 }
 
 impl Output {
     /// Computes the columns of some panels.
-    fn apply(&self, h: &[f32], precision: Precision, panels: Range<usize>, state: Shared<f32>) {
+    fn apply(&self, h: &[f32], precision: Precision, panels: Range<usize>, state: Shared<Block>) {
         with_scratch(Row::room(h.len(), precision), |room| {
             let x = Row::new(h, precision, room);
             for panel in panels {
-                let of = self.w.blocks_of(panel);
-                let mut sums = [[0.0; LANES]; PANEL];
-                let sums = &mut sums[..of.len()];
-                self.w.add(panel, 0, x, sums);
-                add(sums, &self.bias[of.clone()]);
+                let blocks = self.w.blocks_of(panel);
                 // SAFETY: tasks have panels of their own.
-                let y = unsafe { state.slice(self.y + of.start * LANES..self.y + of.end * LANES) };
-                y.copy_from_slice(sums.as_flattened());
+                let y = unsafe { state.slice(self.y + blocks.start..self.y + blocks.end) };
+                y.fill([0.0; LANES]);
+                self.w.add(panel, 0, x, y);
+                add(y, &self.bias[blocks]);
             }
         });
     }
 }
 
+/// Cuts the first blocks off.
+fn take<'a>(blocks: &mut &'a mut [Block], count: usize) -> &'a mut [Block] {
+    let (first, rest) = std::mem::take(blocks).split_at_mut(count);
+    *blocks = rest;
+    first
+}
+
+// Block by block: a copy of unknown length is a call.
+fn put(y: &mut [Block], x: &[Block]) {
+    y.iter_mut().zip(x).for_each(|(y, x)| *y = *x);
+}
+
 fn add(y: &mut [Block], x: &[Block]) {
-    y.as_flattened_mut().iter_mut().zip(x.as_flattened()).for_each(|(y, x)| *y += x);
+    for (y, x) in y.iter_mut().zip(x) {
+        for lane in 0..LANES {
+            y[lane] += x[lane];
+        }
+    }
 }

@@ -5,7 +5,7 @@
 //! that compare models of one encoding (tokens) or of any encoding (notes, seconds).
 
 use crate::data::{Batch, Piece};
-use crate::{Model, Result};
+use crate::{Model, Precision, Result};
 
 /// Likelihood of a set of pieces, in nats.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -31,18 +31,55 @@ const BATCH: usize = 32;
 /// A piece longer than this is scored up to here, and its notes and seconds count in proportion.
 pub const MAX_STEPS: usize = 8192;
 
+/// What has been added up so far.
+#[derive(Default)]
+struct Tally {
+    nats: f64,
+    hits: usize,
+    tokens: usize,
+    notes: f64,
+    frames: f64,
+    seconds: f64,
+}
+
+impl Tally {
+    /// Adds the size of a piece of which at most [`MAX_STEPS`] were scored.
+    fn heard(&mut self, piece: &Piece) {
+        let share = piece.tokens.len().min(MAX_STEPS) as f64 / piece.tokens.len() as f64;
+        self.notes += piece.notes as f64 * share;
+        self.frames += piece.frames as f64 * share;
+        self.seconds += piece.seconds * share;
+    }
+
+    fn likelihood(&self) -> Likelihood {
+        Likelihood {
+            per_token: self.nats / self.tokens as f64,
+            per_note: self.nats / self.notes,
+            per_frame: self.nats / self.frames,
+            per_second: self.nats / self.seconds,
+            accuracy: self.hits as f64 / self.tokens as f64,
+            tokens: self.tokens,
+            notes: self.notes.round() as usize,
+        }
+    }
+}
+
+fn some(pieces: &[Piece]) -> Result<()> {
+    match pieces {
+        [] => Err(crate::Error::Data { why: "no pieces to evaluate".into() }),
+        _ => Ok(()),
+    }
+}
+
 /// Scores pieces.
 ///
 /// # Errors
 /// If there are no pieces, or the model does not fit them.
 pub fn likelihood(model: &dyn Model, pieces: &[Piece]) -> Result<Likelihood> {
-    if pieces.is_empty() {
-        return Err(crate::Error::Data { why: "no pieces to evaluate".into() });
-    }
+    some(pieces)?;
     let mut order: Vec<&Piece> = pieces.iter().collect();
     order.sort_by_key(|p| p.tokens.len());
-    let (mut nats, mut tokens, mut hits) = (0.0f64, 0usize, 0usize);
-    let (mut notes, mut frames, mut seconds) = (0.0f64, 0.0f64, 0.0f64);
+    let mut tally = Tally::default();
     // A batch holds at most as many steps as 32 pieces of 1024, so memory does not grow with length.
     let mut rest = order.as_slice();
     while !rest.is_empty() {
@@ -55,23 +92,47 @@ pub fn likelihood(model: &dyn Model, pieces: &[Piece]) -> Result<Likelihood> {
         let windows: Vec<_> = now.iter().map(|p| (*p, 0)).collect();
         let batch = Batch::new(&windows, MAX_STEPS);
         let scored = model.score(&batch)?;
-        nats += scored.nats.iter().map(|n| f64::from(*n)).sum::<f64>();
-        hits += scored.hits;
-        tokens += batch.target_count();
-        for piece in now {
-            let share = piece.tokens.len().min(MAX_STEPS) as f64 / piece.tokens.len() as f64;
-            notes += piece.notes as f64 * share;
-            frames += piece.frames as f64 * share;
-            seconds += piece.seconds * share;
-        }
+        tally.nats += scored.nats.iter().map(|n| f64::from(*n)).sum::<f64>();
+        tally.hits += scored.hits;
+        tally.tokens += batch.target_count();
+        now.iter().for_each(|piece| tally.heard(piece));
     }
-    Ok(Likelihood {
-        per_token: nats / tokens as f64,
-        per_note: nats / notes,
-        per_frame: nats / frames,
-        per_second: nats / seconds,
-        accuracy: hits as f64 / tokens as f64,
-        tokens,
-        notes: notes.round() as usize,
-    })
+    Ok(tally.likelihood())
+}
+
+/// Scores pieces token by token, as the model writes them, with weights stored in this precision:
+/// what `bf16` or `int8` costs beside [`likelihood`].
+///
+/// # Errors
+/// If there are no pieces, or the model does not fit them.
+pub fn written_likelihood(
+    model: &dyn Model,
+    precision: Precision,
+    pieces: &[Piece],
+) -> Result<Likelihood> {
+    some(pieces)?;
+    let mut generator = model.generator(precision)?;
+    let mut tally = Tally::default();
+    for piece in pieces {
+        generator.reset();
+        let mut rows = vec![0; piece.input.active()];
+        let steps = piece.tokens.len().min(MAX_STEPS);
+        for (t, token) in piece.tokens[..steps].iter().map(|token| *token as usize).enumerate() {
+            piece.input.fill(&piece.tokens, t, &mut rows);
+            let logits = generator.step(&rows)?;
+            let (mut best, mut top) = (0, f32::NEG_INFINITY);
+            for (candidate, x) in logits.iter().enumerate() {
+                if *x > top {
+                    (best, top) = (candidate, *x);
+                }
+            }
+            let below = |x: f32| f64::from(x) - f64::from(top);
+            let sum: f64 = logits.iter().map(|x| below(*x).exp()).sum();
+            tally.nats += sum.ln() - below(logits[token]);
+            tally.hits += usize::from(best == token);
+        }
+        tally.tokens += steps;
+        tally.heard(piece);
+    }
+    Ok(tally.likelihood())
 }

@@ -4,8 +4,8 @@
 //! repeat: rows of the step -> logits -> drawn token -> rows of the next step
 //! ```
 //!
-//! One step reads every weight once (large networks keep them as bf16) and allocates nothing. Which numbers are drawn depends on the
-//! seed alone, so the same seed writes the same piece.
+//! One step reads every weight once (large networks keep them as int8) and allocates nothing. Which
+//! numbers are drawn depends on the seed alone, so the same seed writes the same piece.
 
 use crate::data::meter_of;
 use crate::registry::ModelConfig;

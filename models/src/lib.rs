@@ -63,7 +63,7 @@ pub trait Model: Module + Send + Sync {
     /// A form of the model that writes one token after the other: weights packed, nothing allocated
     /// while it runs.
     ///
-    /// `precision` is that of the packed weights; states and sums are f32 in either.
+    /// `precision` is that of the packed weights; states are f32 in each.
     /// [`Precision::for_weights`] names the one that suits the network's size.
     ///
     /// # Errors

@@ -10,6 +10,7 @@
 //! Nothing here allocates once a [`Sampler`] stands.
 
 use crate::{Error, Result};
+use etude_engine::exp;
 
 /// The controls of sampling.
 #[derive(Debug, Clone, PartialEq)]
@@ -52,10 +53,18 @@ impl Sampling {
     }
 }
 
+/// Probabilities that are added up, and passed over, together: one after another would take longer
+/// than some networks.
+const RUN: usize = 16;
+
 /// Draws tokens by the controls; holds the scratch memory.
 pub struct Sampler {
     controls: Sampling,
     probs: Vec<f32>,
+    /// The logits below the largest, by temperature.
+    scaled: Vec<f32>,
+    /// Sums of runs of [`RUN`] probabilities.
+    sums: Vec<f64>,
     order: Vec<u32>,
     last: Option<u32>,
     run: usize,
@@ -67,6 +76,8 @@ impl Sampler {
         Sampler {
             controls,
             probs: vec![0.0; vocab],
+            scaled: vec![0.0; vocab],
+            sums: vec![0.0; vocab.div_ceil(RUN)],
             order: (0..vocab as u32).collect(),
             last: None,
             run: 0,
@@ -111,27 +122,35 @@ impl Sampler {
         if self.controls.temperature == 0.0 || top == f32::NEG_INFINITY {
             return best;
         }
+        // Unnormalised: the likeliest has 1, which is what min-p compares with.
         let scale = 1.0 / self.controls.temperature;
-        for (token, (p, x)) in self.probs.iter_mut().zip(logits).enumerate() {
-            // Unnormalised: the likeliest has 1, which is what min-p compares with.
-            let keeps = stands(token as u32);
-            *p = if keeps { ((x - top) * scale).exp() } else { 0.0 };
-            if *p < self.controls.min_p {
+        self.scaled.iter_mut().zip(logits).for_each(|(y, x)| *y = (x - top) * scale);
+        exp(&self.scaled, &mut self.probs);
+        for (token, p) in self.probs.iter_mut().enumerate() {
+            if *p < self.controls.min_p || !stands(token as u32) {
                 *p = 0.0;
             }
         }
         if self.controls.top_k > 0 || self.controls.top_p < 1.0 {
             self.cut_tail();
         }
-        let total: f64 = self.probs.iter().map(|p| f64::from(*p)).sum();
-        let mut left = f64::from(unit) * total;
+        for (sum, run) in self.sums.iter_mut().zip(self.probs.chunks(RUN)) {
+            *sum = run.iter().map(|p| f64::from(*p)).sum();
+        }
+        let mut left = f64::from(unit) * self.sums.iter().sum::<f64>();
         let mut token = best;
-        for (candidate, p) in self.probs.iter().enumerate() {
-            if *p > 0.0 {
-                token = candidate as u32;
+        for (at, (sum, run)) in self.sums.iter().zip(self.probs.chunks(RUN)).enumerate() {
+            if *sum > 0.0 && left >= *sum {
+                // Nobody here, unless rounding leaves nobody behind.
+                left -= sum;
+                token = (at * RUN + last(run)) as u32;
+                continue;
+            }
+            for (candidate, p) in run.iter().enumerate().filter(|(_, p)| **p > 0.0) {
+                token = (at * RUN + candidate) as u32;
                 left -= f64::from(*p);
                 if left < 0.0 {
-                    break;
+                    return token;
                 }
             }
         }
@@ -160,6 +179,11 @@ impl Sampler {
     }
 }
 
+/// The last of some probabilities that is not 0.
+fn last(probs: &[f32]) -> usize {
+    probs.iter().rposition(|p| *p > 0.0).unwrap_or(0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -181,6 +205,23 @@ mod tests {
         for (count, share) in counts.iter().zip([500i32, 300, 200]) {
             assert!((*count as i32 - share).abs() <= 1, "{counts:?}");
         }
+    }
+
+    #[test]
+    fn every_token_of_a_large_vocabulary_has_its_share() {
+        // Likely and impossible tokens in every place of a run, the last one alone in its run.
+        let logits: Vec<f32> =
+            (0..49).map(|i| if i % 3 == 1 { -200.0 } else { (i % 5) as f32 * 0.3 }).collect();
+        let total: f32 = logits.iter().map(|x| x.exp()).sum();
+        let counts = draws(Sampling::default(), &logits);
+        for (token, (count, x)) in counts.into_iter().zip(&logits).enumerate() {
+            // 1000 evenly spaced numbers fall within one of the exact share.
+            let share = 1000.0 * x.exp() / total;
+            assert!((count as f32 - share).abs() <= 1.0 + 1e-3, "{token}: {count} of {share}");
+            assert!(count > 0 || *x == -200.0, "{token}");
+        }
+        let mut sampler = Sampler::new(Sampling::default(), logits.len());
+        assert_eq!(sampler.draw(&logits, 1.0 - f32::EPSILON / 2.0, |_| true), 48);
     }
 
     #[test]
