@@ -2,6 +2,7 @@
 
 use super::Operand;
 use super::avx512::{self, Out, ROWS, Tile, widest};
+use super::dot;
 use super::pack::{self, LANE, Part, Words, reserve};
 use crate::gemm::MatMut;
 use crate::threads::{parallel_for, threads};
@@ -95,11 +96,18 @@ pub(super) fn pack_whole(b: Operand, words: &mut Words) {
 pub(super) fn product(a: Operand, b: Operand, c: &mut MatMut, accumulate: bool) {
     let (n, c_row) = (c.cols, c.row_stride);
     let c = Out::F32(c.data.as_mut_ptr());
+    if dot::fits(a, b) {
+        return dot::product(a, b, dot::To { c, c_row, accumulate });
+    }
     run(Job { a, b: Right::Plain(b), bias: None, c, c_row, n, accumulate });
 }
 
 pub(super) fn rounded_product(a: Operand, b: Operand, c: &mut [bf16]) {
     let n = b.cols;
+    if dot::fits(a, b) {
+        let c = Out::Bf16(c.as_mut_ptr());
+        return dot::product(a, b, dot::To { c, c_row: n, accumulate: false });
+    }
     if a.cols <= KC {
         let c = Out::Bf16(c.as_mut_ptr());
         return run(Job { a, b: Right::Plain(b), bias: None, c, c_row: n, n, accumulate: false });
