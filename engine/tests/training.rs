@@ -3,7 +3,8 @@
 use std::sync::{Mutex, PoisonError};
 
 use etude_engine::{
-    Ids, Input, Module, Optimizer, Param, Pool, Result, Rng, Tensor, init, lstm_layer, memory,
+    Ids, Input, Module, Optimizer, Param, Pool, Products, Result, Rng, Tensor, init, lstm_layer,
+    memory, set_products,
 };
 
 /// Counts of buffers are those of the whole process, so the tests here run one after another.
@@ -91,11 +92,14 @@ fn train(s: Sizes, steps: usize, mut each: impl FnMut(usize)) -> Result<(Vec<f32
 #[test]
 fn the_loss_falls_and_step_after_step_allocates_no_buffer() -> Result<()> {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut fresh = Vec::new();
-    let (losses, _) = train(SMALL, 120, |_| fresh.push(memory::stats().fresh))?;
-    // The chance level is ln 11 = 2.4; the task is deterministic.
-    assert!(losses[0] > 2.0 && losses[119] < 0.1, "{losses:?}");
-    assert_eq!(fresh[2], fresh[119], "buffers allocated after the third step");
+    for numbers in [Products::F32, Products::Bf16] {
+        let _products = set_products(numbers);
+        let mut fresh = Vec::new();
+        let (losses, _) = train(SMALL, 120, |_| fresh.push(memory::stats().fresh))?;
+        // The chance level is ln 11 = 2.4; the task is deterministic.
+        assert!(losses[0] > 2.0 && losses[119] < 0.1, "{numbers:?} {losses:?}");
+        assert_eq!(fresh[2], fresh[119], "buffers allocated after the third step");
+    }
     Ok(())
 }
 

@@ -13,6 +13,8 @@
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(target_arch = "x86_64")]
+mod dot;
+#[cfg(target_arch = "x86_64")]
 mod drive;
 #[cfg(target_arch = "x86_64")]
 mod pack;

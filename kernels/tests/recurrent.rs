@@ -1,17 +1,36 @@
 //! Recurrent sequences: one step against f64, sequences against steps, gradients against differences.
 //!
 //! `U` is the unit roundoff. Inputs lie in `[-1, 1)` and weights in `[-1, 1) / sqrt(hidden)`, so a
-//! recurrent sum is at most `sqrt(hidden)`, and it is off by at most `(terms + 1) U` times that.
+//! recurrent sum is at most `sqrt(hidden)`, and it is off by at most `(terms + 1) U` times that. With
+//! weights of bf16, weights and first states are bf16 numbers to begin with, so that only the rounding
+//! of the gradients before a product, by `U16` of each, is added.
 
 mod support;
 
 use etude_kernels::gemm::{MatRef, PackedB};
-use etude_kernels::recurrent::{self, Nonlinearity, Sizes};
+use etude_kernels::gemm_bf16::{PackedBf16, to_bf16};
+use etude_kernels::recurrent::{self, Nonlinearity, Sizes, Weight};
 use etude_kernels::reference::recurrent as reference;
 use proptest::prelude::*;
 use support::*;
 
 const U: f64 = 1.0 / 16_777_216.0;
+const U16: f64 = 1.0 / 256.0;
+
+/// A packed weight of either kind.
+enum Packed {
+    F32(PackedB),
+    Bf16(PackedBf16),
+}
+
+impl<'a> From<&'a Packed> for Weight<'a> {
+    fn from(w: &'a Packed) -> Self {
+        match w {
+            Packed::F32(w) => w.into(),
+            Packed::Bf16(w) => w.into(),
+        }
+    }
+}
 
 /// One sequence's operands. `gates` is the number of gates.
 struct Case {
@@ -24,6 +43,8 @@ struct Case {
     c0: Vec<f32>,
     d_h: Vec<f32>,
     d_c: Vec<f32>,
+    /// Whether products are of bf16 numbers.
+    bf16: bool,
 }
 
 impl Case {
@@ -41,7 +62,21 @@ impl Case {
             c0: uniform(seed ^ 4, bh),
             d_h: uniform(seed ^ 5, steps * bh),
             d_c: uniform(seed ^ 6, steps * bh),
+            bf16: false,
         }
+    }
+
+    /// The same with products of bf16 numbers.
+    fn in_bf16(mut self) -> Case {
+        for x in [&mut self.w_hh, &mut self.h0] {
+            *x = to_bf16(x).into_iter().map(f32::from).collect();
+        }
+        Case { bf16: true, ..self }
+    }
+
+    /// By how much more a gradient may be off where it is rounded before a product.
+    fn rounding(&self) -> f64 {
+        if self.bf16 { U16 } else { 0.0 }
     }
 
     /// Rows `rows` of the batch as a case of their own.
@@ -63,6 +98,7 @@ impl Case {
             c0: cut(&self.c0, h),
             d_h: cut(&self.d_h, h),
             d_c: cut(&self.d_c, h),
+            bf16: self.bf16,
         }
     }
 
@@ -79,17 +115,22 @@ impl Case {
             c0: c0.to_vec(),
             d_h,
             d_c,
+            bf16: self.bf16,
         }
     }
 
-    fn forward_weights(&self) -> PackedB {
-        let (g, h) = (self.gates * self.s.hidden, self.s.hidden);
-        PackedB::new(MatRef::new(&self.w_hh, g, h).t())
+    fn pack(&self, w: MatRef) -> Packed {
+        if self.bf16 { Packed::Bf16(PackedBf16::new(w)) } else { Packed::F32(PackedB::new(w)) }
     }
 
-    fn backward_weights(&self) -> PackedB {
+    fn forward_weights(&self) -> Packed {
         let (g, h) = (self.gates * self.s.hidden, self.s.hidden);
-        PackedB::new(MatRef::new(&self.w_hh, g, h))
+        self.pack(MatRef::new(&self.w_hh, g, h).t())
+    }
+
+    fn backward_weights(&self) -> Packed {
+        let (g, h) = (self.gates * self.s.hidden, self.s.hidden);
+        self.pack(MatRef::new(&self.w_hh, g, h))
     }
 
     fn root(&self) -> f64 {
@@ -146,7 +187,7 @@ fn check_lstm_step(case: &Case) {
     assert_near("d_gates", &d_gates, &got.d_gates, gate);
     assert_near("d_c0", &d_c0, &got.d_c0, gate);
     // A sum of 4 hidden products |w| |d_gate| with |d_gate| <= 2.
-    let bound = 4.0 * case.root() * (gate + 2.0 * (4.0 * hidden + 1.0) * U);
+    let bound = 4.0 * case.root() * (gate + 2.0 * ((4.0 * hidden + 1.0) * U + case.rounding()));
     assert_near("d_h0", &d_h0, &got.d_h0, bound);
 }
 
@@ -228,7 +269,8 @@ fn check_gru_step(case: &Case) {
     assert_near("d_gates", &d_x, &got.d_gates, gate);
     assert_near("d_rec", &d_rec, &got.d_rec, gate);
     // A sum of 3 hidden products |w| |d_rec| and d_h z, with |d_rec| <= (2 + root) / 4.
-    let bound = 3.0 * root * (gate + (3.0 * hidden + 2.0) * U * (2.0 + root) / 4.0) + 4.0 * U;
+    let sum = (3.0 * hidden + 2.0) * U + case.rounding();
+    let bound = 3.0 * root * (gate + sum * (2.0 + root) / 4.0) + 4.0 * U;
     assert_near("d_h0", &d_h0, &got.d_h0, bound);
 }
 
@@ -277,7 +319,7 @@ fn check_rnn_step(case: &Case, f: Nonlinearity) {
     assert_near("h", &reference::rnn_forward(&x, &w, &h0, f, s), &h, sum + 4.0 * U);
     let (want, want_0) = reference::rnn_backward(&wide(&h), &d_h, &w, f, s);
     assert_near("d_h", &want, &d_sum, 4.0 * U);
-    assert_near("d_h0", &want_0, &d_h0, root * (4.0 + hidden + 1.0) * U);
+    assert_near("d_h0", &want_0, &d_h0, root * ((4.0 + hidden + 1.0) * U + case.rounding()));
 }
 
 fn check_rnn_sequence(case: &Case, f: Nonlinearity) {
@@ -324,10 +366,14 @@ const SIZES: [(usize, usize); 12] = [
 fn a_step_equals_the_definition_in_f64() {
     on_every_tier(|_| {
         for (batch, hidden) in SIZES {
-            check_lstm_step(&Case::new(1, batch, hidden, 4, 11));
-            check_gru_step(&Case::new(1, batch, hidden, 3, 12));
+            let case = |gates, seed| Case::new(1, batch, hidden, gates, seed);
+            check_lstm_step(&case(4, 11));
+            check_gru_step(&case(3, 12));
+            check_lstm_step(&case(4, 11).in_bf16());
+            check_gru_step(&case(3, 12).in_bf16());
             for f in NONLINEARITIES {
-                check_rnn_step(&Case::new(1, batch, hidden, 1, 13), f);
+                check_rnn_step(&case(1, 13), f);
+                check_rnn_step(&case(1, 13).in_bf16(), f);
             }
         }
     });
@@ -337,10 +383,14 @@ fn a_step_equals_the_definition_in_f64() {
 fn a_sequence_is_its_steps_one_after_the_other() {
     on_every_tier(|_| {
         for (batch, hidden) in [(1, 5), (3, 16), (8, 33), (20, 24)] {
-            check_lstm_sequence(&Case::new(4, batch, hidden, 4, 21));
-            check_gru_sequence(&Case::new(4, batch, hidden, 3, 22));
+            let case = |gates, seed| Case::new(4, batch, hidden, gates, seed);
+            check_lstm_sequence(&case(4, 21));
+            check_gru_sequence(&case(3, 22));
+            check_lstm_sequence(&case(4, 21).in_bf16());
+            check_gru_sequence(&case(3, 22).in_bf16());
             for f in NONLINEARITIES {
-                check_rnn_sequence(&Case::new(4, batch, hidden, 1, 23), f);
+                check_rnn_sequence(&case(1, 23), f);
+                check_rnn_sequence(&case(1, 23).in_bf16(), f);
             }
         }
     });
@@ -380,26 +430,32 @@ fn bits_do_not_depend_on_the_number_of_threads() {
         // Large enough that products are cut into tasks, too.
         let cases = [4, 3, 1].map(|gates| Case::new(3, 70, 160, gates, 31));
         same_for_any_threads("recurrent", || everything([&cases[0], &cases[1], &cases[2]]));
+        let cases = cases.map(Case::in_bf16);
+        same_for_any_threads("in bf16", || everything([&cases[0], &cases[1], &cases[2]]));
     });
 }
 
 #[test]
 fn a_batch_of_24_rows_equals_three_batches_of_8() {
     on_every_tier(|_| {
-        let case = Case::new(3, 24, 40, 4, 41);
-        let all = lstm(&case);
-        for first in [0, 8, 16] {
-            let part = lstm(&case.rows(first..first + 8));
-            for t in 0..3 {
-                let (from, to) = ((t * 24 + first) * 40, (t * 24 + first + 8) * 40);
-                assert_same("h", &all.h[from..to], &part.h[t * 320..(t + 1) * 320]);
-                let (from, to) = (4 * from, 4 * to);
-                let d_gates = &part.d_gates[t * 1280..(t + 1) * 1280];
-                assert_same("d_gates", &all.d_gates[from..to], d_gates);
-            }
-            assert_same("d_h0", &all.d_h0[first * 40..(first + 8) * 40], &part.d_h0);
-        }
+        check_rows(&Case::new(3, 24, 40, 4, 41));
+        check_rows(&Case::new(3, 24, 40, 4, 41).in_bf16());
     });
+}
+
+fn check_rows(case: &Case) {
+    let all = lstm(case);
+    for first in [0, 8, 16] {
+        let part = lstm(&case.rows(first..first + 8));
+        for t in 0..3 {
+            let (from, to) = ((t * 24 + first) * 40, (t * 24 + first + 8) * 40);
+            assert_same("h", &all.h[from..to], &part.h[t * 320..(t + 1) * 320]);
+            let (from, to) = (4 * from, 4 * to);
+            let d_gates = &part.d_gates[t * 1280..(t + 1) * 1280];
+            assert_same("d_gates", &all.d_gates[from..to], d_gates);
+        }
+        assert_same("d_h0", &all.d_h0[first * 40..(first + 8) * 40], &part.d_h0);
+    }
 }
 
 #[test]

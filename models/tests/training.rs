@@ -83,6 +83,7 @@ fn a_resumed_run_ends_with_the_same_bytes() {
         ("lstm/melody-form", &["steps=11", "dropout=0.4"][..]),
         ("gru/basic", &["steps=11", "weight_decay=0.01"][..]),
         ("rnn/basic", &["steps=11", "schedule=exponential"][..]),
+        ("gru/basic", &["steps=11", "dtype=bf16"][..]),
     ] {
         for seed in 1..=3 {
             let seed = format!("seed={seed}");
@@ -110,27 +111,33 @@ fn a_resumed_run_ends_with_the_same_bytes() {
 #[test]
 fn the_number_of_threads_does_not_change_a_bit() {
     let folder = Folder::new("threads");
-    let config = settings("lstm/melody-form", &["steps=6", "hidden=48", "batch=40", "dropout=0.2"]);
-    let mut first = None;
-    for threads in [1, 2, 3, 8] {
-        let path = folder.0.join(threads.to_string());
-        Pool::new(threads).unwrap().run(|| train(&config, &path));
-        let bytes = weights(&path);
-        assert!(*first.get_or_insert_with(|| bytes.clone()) == bytes, "{threads} threads");
+    let mut each = Vec::new();
+    for dtype in ["dtype=f32", "dtype=bf16"] {
+        let sets = ["steps=6", "hidden=48", "batch=40", "dropout=0.2", dtype];
+        let config = settings("lstm/melody-form", &sets);
+        let mut first = None;
+        for threads in [1, 2, 3, 8] {
+            let path = folder.0.join(format!("{dtype} {threads}"));
+            Pool::new(threads).unwrap().run(|| train(&config, &path));
+            let bytes = weights(&path);
+            assert!(*first.get_or_insert_with(|| bytes.clone()) == bytes, "{dtype} {threads}");
+        }
+        each.extend(first);
     }
+    assert!(each[0] != each[1], "the numbers of the products make a difference");
 }
 
 #[test]
 fn a_regular_tune_is_learned_below_both_baselines() {
     let folder = Folder::new("learn");
-    let config = settings(
-        "lstm/melody-form",
-        &["steps=250", "lr=0.01", "dropout=0", "hidden=32", "warmup=0"],
-    );
-    let trainer = train(&config, &folder.0.join("run"));
-    let (best, _) = trainer.best();
-    let b = trainer.baselines();
-    assert!(best < b.markov && b.markov < b.marginal, "{best} {b:?}");
+    for dtype in ["dtype=f32", "dtype=bf16"] {
+        let sets = ["steps=250", "lr=0.01", "dropout=0", "hidden=32", "warmup=0", dtype];
+        let config = settings("lstm/melody-form", &sets);
+        let trainer = train(&config, &folder.0.join(dtype));
+        let (best, _) = trainer.best();
+        let b = trainer.baselines();
+        assert!(best < b.markov && b.markov < b.marginal, "{dtype}: {best} {b:?}");
+    }
 }
 
 #[test]
@@ -268,6 +275,7 @@ fn settings_out_of_range_are_named() {
         ("dropout=1.5", "model.dropout"),
         ("encoding=abc", "model.encoding"),
         ("schedule=up", "train.schedule"),
+        ("dtype=f16", "train.dtype"),
     ] {
         let mut map = preset_config("lstm/performance").unwrap();
         config::set(&mut map, set, &keys).unwrap();
@@ -278,6 +286,14 @@ fn settings_out_of_range_are_named() {
     for set in ["hiden=3", "hidden", "data.hidden=3"] {
         assert!(config::set(&mut map, set, &keys).is_err(), "{set}");
     }
+}
+
+#[test]
+fn bf16_is_refused_for_what_has_f32_alone() {
+    let mut map = preset_config("lstm/melody-attention").unwrap();
+    config::set(&mut map, "dtype=bf16", &[("train", "dtype")]).unwrap();
+    let fault = RunConfig::read(map).unwrap_err().to_string();
+    assert!(fault.starts_with("train.dtype: bf16") && fault.contains("attention"), "{fault}");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use super::Operand;
 use super::avx512::{self, Out, ROWS, Tile, widest};
+use super::dot;
 use super::pack::{self, LANE, Part, Words, reserve};
 use crate::gemm::MatMut;
 use crate::threads::{parallel_for, threads};
@@ -18,6 +19,9 @@ const A_BLOCK: usize = 192 << 10;
 /// which stay in the second-level cache until they are used).
 const B_BLOCK: usize = 2 << 20;
 const B_BLOCK_NEAR: usize = 128 << 10;
+/// Words between the slivers of a packed block: a cache line, so that slivers whose length is a power
+/// of two do not all begin in the same set of a cache.
+const PAD: usize = LANE;
 /// Multiply-adds that are worth a task of their own, counting a row as at least 8.
 const TASK: usize = 4 << 20;
 /// Most tasks of one product for each thread.
@@ -95,11 +99,18 @@ pub(super) fn pack_whole(b: Operand, words: &mut Words) {
 pub(super) fn product(a: Operand, b: Operand, c: &mut MatMut, accumulate: bool) {
     let (n, c_row) = (c.cols, c.row_stride);
     let c = Out::F32(c.data.as_mut_ptr());
+    if dot::fits(a, b) {
+        return dot::product(a, b, dot::To { c, c_row, accumulate });
+    }
     run(Job { a, b: Right::Plain(b), bias: None, c, c_row, n, accumulate });
 }
 
 pub(super) fn rounded_product(a: Operand, b: Operand, c: &mut [bf16]) {
     let n = b.cols;
+    if dot::fits(a, b) {
+        let c = Out::Bf16(c.as_mut_ptr());
+        return dot::product(a, b, dot::To { c, c_row: n, accumulate: false });
+    }
     if a.cols <= KC {
         let c = Out::Bf16(c.as_mut_ptr());
         return run(Job { a, b: Right::Plain(b), bias: None, c, c_row: n, n, accumulate: false });
@@ -223,7 +234,7 @@ fn window(job: &Job, rows: Range<usize>, cols: Range<usize>, before_tile: &dyn F
                     (words.as_ptr().cast::<u32>().wrapping_add(at), whole)
                 }
                 Right::Plain(b) => {
-                    let stride = pairs * LANE;
+                    let stride = pairs * LANE + PAD;
                     let room = reserve(&mut b_room, (n1 - n0).div_ceil(LANE) * stride);
                     let part = Part { lines: n0..n1, k: k_range.clone() };
                     // SAFETY: the CPU by the assertion, the bounds by `Operand`; the room was made
@@ -236,15 +247,19 @@ fn window(job: &Job, rows: Range<usize>, cols: Range<usize>, before_tile: &dyn F
                 let top = rows.start + even(m, m_blocks, m_block);
                 let height = rows.start + even(m, m_blocks, m_block + 1) - top;
                 let tiles = height.div_ceil(ROWS);
-                let room = reserve(&mut a_room, tiles * pairs * ROWS);
+                let a_sliver = pairs * ROWS + PAD;
+                let room = reserve(&mut a_room, tiles * a_sliver);
                 if in_room != Some((block, m_block)) {
                     in_room = Some((block, m_block));
                     let part = Part { lines: top..top + height, k: k_range.clone() };
                     // SAFETY: as above; `even` gives each tile at most 8 rows.
-                    unsafe { pack::rows(job.a, part, tiles, |i| even(height, tiles, i), room) };
+                    unsafe {
+                        pack::rows(job.a, part, tiles, |i| even(height, tiles, i), room, a_sliver)
+                    };
                 }
                 let step = Step {
                     a: room,
+                    a_sliver,
                     rows: top..top + height,
                     tiles,
                     b,
@@ -264,6 +279,7 @@ fn window(job: &Job, rows: Range<usize>, cols: Range<usize>, before_tile: &dyn F
 /// Packed rows times packed columns.
 struct Step<'a> {
     a: *const u32,
+    a_sliver: usize,
     rows: Range<usize>,
     tiles: usize,
     b: *const u32,
@@ -311,7 +327,7 @@ impl Step<'_> {
                 // SAFETY: `window` asserted the CPU; the tile lies inside of the window, which lies
                 // inside of C, and the packed operands hold its rows and columns.
                 unsafe { avx512::tile(here, width, &tile) };
-                tile.a = tile.a.wrapping_add(self.pairs * ROWS);
+                tile.a = tile.a.wrapping_add(self.a_sliver);
                 tile.c = tile.c.at(here * c_row);
             }
         }

@@ -13,6 +13,9 @@ use std::ops::Range;
 /// Words of a cache line.
 pub(super) const LANE: usize = 16;
 
+/// Pairs that are packed at a time of all slivers where lines are not contiguous in `k`.
+const PAIRS: usize = 8;
+
 /// A cache line of words: what packed matrices are made of, so that they are aligned.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
@@ -48,7 +51,7 @@ pub(super) unsafe fn columns(b: Operand, part: Part, to: *mut u32, stride: usize
     unsafe { slivers_of::<LANE>(b.t(), part, slivers, at) }
 }
 
-/// Packs rows `part.lines` of `a` into `tiles` slivers of 8, one after the other; `first(i)` is the
+/// Packs rows `part.lines` of `a` into `tiles` slivers of 8, `stride` words apart; `first(i)` is the
 /// first row of sliver `i`, counted from `part.lines.start`.
 ///
 /// # Safety
@@ -59,8 +62,8 @@ pub(super) unsafe fn rows(
     tiles: usize,
     first: impl Fn(usize) -> usize,
     to: *mut u32,
+    stride: usize,
 ) {
-    let stride = part.k.len().div_ceil(2) * 8;
     // SAFETY: handed on.
     unsafe { slivers_of::<8>(a, part, tiles, |i| (first(i), to.wrapping_add(i * stride))) }
 }
@@ -79,7 +82,7 @@ unsafe fn slivers_of<const W: usize>(
     let begin = part.lines.start * x.row_stride + part.k.start * x.col_stride;
     // Where lines are contiguous in `k`, a sliver at a time is one pass over them; else some pairs at
     // a time of all slivers, so that a row of memory gives whole cache lines.
-    let step = if x.col_stride == 1 { pairs.max(1) } else { 8 };
+    let step = if x.col_stride == 1 { pairs.max(1) } else { PAIRS };
     for from in (0..pairs).step_by(step) {
         let range = from..(from + step).min(pairs);
         for s in 0..slivers {
@@ -257,6 +260,11 @@ unsafe fn along<T: Number, const W: usize>(s: &Source<T>, pairs: Range<usize>, t
             let at = s.data.wrapping_add(2 * pair * s.step);
             let next = if 2 * pair + 1 < s.k { inside } else { 0 };
             let places = [at, at.wrapping_add(s.step)];
+            // The same lines of the pairs that are packed next: their rows are far apart. Slivers of
+            // `B` come four lines at a time, which the hardware follows.
+            for place in places.into_iter().filter(|_| W == 8) {
+                _mm_prefetch::<_MM_HINT_T0>(place.wrapping_add(2 * PAIRS * s.step).cast());
+            }
             if W == 16 {
                 let x = _mm512_permutexvar_epi16(order, T::both16(places, [inside, next]));
                 _mm512_storeu_si512(to.add(pair * W).cast(), x);
