@@ -4,12 +4,13 @@
 //! `d_y` is transposed block by block into slivers; the source is read where it lies or from a copy
 //! with zeros around, as in the forward.
 
-use super::ConvShape;
 use super::axis::Way;
 use super::image::{Area, Cut, Image, Source, copy_len, in_place};
 use super::room::{Target, with_room};
 use super::store::columns;
 use super::tile::{Kernels, Tile, even, kernels};
+use super::{ConvShape, bias_backward};
+use crate::cpu::ahead::Ahead;
 use crate::cpu::lanes::LANES;
 use crate::gemm::pack_slivers;
 use crate::threads::{parallel_for, threads};
@@ -38,6 +39,9 @@ pub(super) fn compute(
         d_bias.into_iter().for_each(|d| d.fill(0.0));
         return;
     }
+    if let Some(mirrored) = mirrored(shape) {
+        return mirror(&mirrored, x, d_y, d_w, d_bias);
+    }
     let slivers = outputs.div_ceil(LANES);
     let work = positions * shape.batch * inputs * taps * slivers * LANES;
     // Cuts may depend on the number of threads: a sum does not depend on the cut it lies in.
@@ -65,6 +69,61 @@ pub(super) fn compute(
             task.run();
         }
     });
+}
+
+/// The convolution in which data and result change places, if the filter's gradient is cheaper there:
+/// its result has the channels to fill the lanes with. `None` also where a stride is in the way.
+fn mirrored(shape: &ConvShape) -> Option<ConvShape> {
+    let (inputs, outputs) = shape.group_channels();
+    let mut padding = [0; 3];
+    for (a, padding) in padding.iter_mut().enumerate() {
+        let reach = shape.dilation[a] * (shape.kernel[a] - 1);
+        *padding = reach.checked_sub(shape.padding[a])?;
+        if shape.stride[a] != 1 || shape.output[a] + reach != shape.input[a] + 2 * shape.padding[a]
+        {
+            return None;
+        }
+    }
+    let cost = |rows: usize, lanes: usize, places: [usize; 3]| {
+        (rows * lanes.div_ceil(LANES)).saturating_mul(places.iter().product())
+    };
+    let (here, there) = (cost(inputs, outputs, shape.output), cost(outputs, inputs, shape.input));
+    // A third pass over `d_y` and turning the result around must pay.
+    (there + there / 4 < here).then_some(ConvShape {
+        channels_in: shape.channels_out,
+        channels_out: shape.channels_in,
+        input: shape.output,
+        output: shape.input,
+        padding,
+        ..*shape
+    })
+}
+
+/// Computes the gradients by those of the mirrored convolution: channels change places, and taps are
+/// counted from the other end.
+fn mirror(
+    mirrored: &ConvShape,
+    x: &[f32],
+    d_y: &[f32],
+    d_w: &mut [f32],
+    d_bias: Option<&mut [f32]>,
+) {
+    let (outputs, inputs) = mirrored.group_channels();
+    let taps: usize = mirrored.kernel.iter().product();
+    with_room(|room| {
+        let ([turned], _) = room.parts([d_w.len()], 0);
+        compute(mirrored, d_y, x, turned, None);
+        for (row, d_w) in d_w.chunks_exact_mut(taps).enumerate() {
+            let (output, input) = (row / inputs, row % inputs);
+            let (group, output) = (output / outputs, output % outputs);
+            let from = ((group * inputs + input) * outputs + output) * taps;
+            let from = turned[from..from + taps].iter().rev();
+            d_w.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+        }
+    });
+    if let Some(d_bias) = d_bias {
+        bias_backward(d_y, d_bias, mirrored.input.iter().product());
+    }
 }
 
 /// Some channels of the source and some of the result, over all positions of all samples.
@@ -127,7 +186,10 @@ impl Task<'_> {
                 image.positions(&axes, &area, positions);
                 image.taps(&walk, taps);
                 image.check(taps, positions);
-                let passes = positions.len().div_ceil(KC);
+                let (code, passes) = (kernels(), positions.len().div_ceil(KC));
+                let tiles = code.tiles(rows, width / LANES) * passes;
+                let next = self.next(&source, block, cut.len());
+                let ahead = Ahead::new(next.as_ptr(), next.len(), tiles);
                 for p in 0..passes {
                     let range =
                         even(positions.len(), passes, p)..even(positions.len(), passes, p + 1);
@@ -137,7 +199,7 @@ impl Task<'_> {
                     if self.d_bias.is_some() {
                         add_up(slivers, steps.len(), bias);
                     }
-                    multiply(kernels(), &image, (taps, steps), slivers, sums);
+                    multiply((code, &ahead), &image, (taps, steps), slivers, sums);
                 }
             }
             let all = (shape.kernel.iter().product::<usize>()) * inputs;
@@ -162,6 +224,20 @@ impl Task<'_> {
                 unsafe { columns(sums, width, rows, places, &bias[..lanes], y) };
             }
         });
+    }
+
+    /// What to fetch during block `block`: as large a part of this task's channels of the next samples.
+    fn next<'a>(&self, source: &Source<'a>, block: usize, blocks: usize) -> &'a [f32] {
+        let plane: usize = self.shape.input.iter().product();
+        let (batch, each) = (self.shape.batch, source.channels * plane);
+        let (sample, part) = (block * batch / blocks, each * batch / blocks);
+        let later = if batch > blocks { batch.div_ceil(blocks) } else { 1 };
+        if sample + later >= batch || part == 0 {
+            return &[];
+        }
+        let within = (block * batch % blocks) * each / blocks;
+        let from = (sample + later) * source.sample + source.channel * plane + within;
+        &source.data[from..(from + part).min(source.data.len())]
     }
 
     /// Transposes positions `range` of a block of `d_y` into slivers of so many steps.
@@ -201,7 +277,7 @@ fn add_up(slivers: &[f32], steps: usize, sums: &mut [f32]) {
 
 /// Adds the products of all steps to the sums of all rows.
 fn multiply(
-    code: &Kernels,
+    (code, ahead): (&Kernels, &Ahead),
     image: &Image,
     (rows, steps): (&[isize], &[isize]),
     slivers: &[f32],
@@ -226,5 +302,5 @@ fn multiply(
     };
     // SAFETY: `Image::check` bounds every row and step; slivers and sums have the lengths that were
     // asserted above; `kernels` gave code that this CPU runs.
-    unsafe { code.product(&tile, rows.len(), width / LANES) };
+    unsafe { code.product(&tile, rows.len(), width / LANES, ahead) };
 }
