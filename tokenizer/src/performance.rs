@@ -7,7 +7,9 @@
 //! # Source
 //! Oore, Simon, Dieleman, Eck & Simonyan 2018; Magenta, `performance_lib`.
 
-use crate::quantise::{Losses, STEPS_PER_SECOND, TIME_GRID_TICKS, merge_unisons, quantise_time};
+use crate::quantise::{
+    Losses, STEPS_PER_SECOND, TIME_GRID_TICKS, end_in_order, merge_unisons, quantise_time,
+};
 use crate::sustain::apply_sustain;
 use crate::{Encoded, Encoding, MAX_SECONDS, Note, Result, Score, TokenTime, Track};
 use std::collections::VecDeque;
@@ -59,26 +61,7 @@ impl Performance {
 
     /// The notes of one keyboard on the grid.
     fn hear(&self, score: &Score) -> (Vec<Note>, Losses) {
-        let end_tick = score.end_tick();
-        let mut losses = Losses::default();
-        let mut sounding = Score::new(score.ticks_per_quarter);
-        sounding.tempos.clone_from(&score.tempos);
-        for track in &score.tracks {
-            if track.is_drum {
-                losses.add("drum track", track.notes.len());
-                continue;
-            }
-            let notes = apply_sustain(track, end_tick);
-            losses.add("unison under the pedal", track.notes.len() - notes.len());
-            sounding.tracks.push(Track { notes, ..Track::default() });
-        }
-        let on_grid = quantise_time(&sounding);
-        for (reason, count) in on_grid.lost {
-            losses.add(&reason, count);
-        }
-        let tracks = on_grid.score.tracks.into_iter();
-        let mut notes: Vec<Note> = tracks.flat_map(|track| track.notes).collect();
-        losses.add("unison of instruments", merge_unisons(&mut notes));
+        let (mut notes, losses) = keyboard(score);
         for note in &mut notes {
             note.velocity = self.heard_velocity(note.velocity);
         }
@@ -86,7 +69,7 @@ impl Performance {
         (notes, losses)
     }
 
-    fn score_of(notes: Vec<Note>) -> Score {
+    pub(crate) fn score_of(notes: Vec<Note>) -> Score {
         let mut score = Score::new(TIME_GRID_TICKS);
         if !notes.is_empty() {
             score.tracks.push(Track { notes, ..Track::default() });
@@ -95,21 +78,29 @@ impl Performance {
     }
 }
 
-/// Lets the notes of each pitch end in the order in which they begin, since a note-off cannot say
-/// which of two it ends. `notes` are in order of tick and pitch.
-fn end_in_order(notes: &mut [Note]) {
-    let mut by_pitch: Vec<Vec<usize>> = vec![Vec::new(); 128];
-    for (i, note) in notes.iter().enumerate() {
-        by_pitch[usize::from(note.pitch)].push(i);
-    }
-    for places in by_pitch {
-        let mut ends: Vec<u64> =
-            places.iter().map(|&i| notes[i].tick + notes[i].duration).collect();
-        ends.sort_unstable();
-        for (i, end) in places.into_iter().zip(ends) {
-            notes[i].duration = end - notes[i].tick;
+/// All instruments but drums on one keyboard, the pedal applied, in steps of 10 ms.
+pub(crate) fn keyboard(score: &Score) -> (Vec<Note>, Losses) {
+    let end_tick = score.end_tick();
+    let mut losses = Losses::default();
+    let mut sounding = Score::new(score.ticks_per_quarter);
+    sounding.tempos.clone_from(&score.tempos);
+    for track in &score.tracks {
+        if track.is_drum {
+            losses.add("drum track", track.notes.len());
+            continue;
         }
+        let notes = apply_sustain(track, end_tick);
+        losses.add("unison under the pedal", track.notes.len() - notes.len());
+        sounding.tracks.push(Track { notes, ..Track::default() });
     }
+    let on_grid = quantise_time(&sounding);
+    for (reason, count) in on_grid.lost {
+        losses.add(&reason, count);
+    }
+    let tracks = on_grid.score.tracks.into_iter();
+    let mut notes: Vec<Note> = tracks.flat_map(|track| track.notes).collect();
+    losses.add("unison of instruments", merge_unisons(&mut notes));
+    (notes, losses)
 }
 
 impl Encoding for Performance {
