@@ -6,10 +6,12 @@
 
 mod augment;
 mod bars;
+pub mod chord;
 mod drums;
 mod encoding;
 mod error;
 mod events;
+pub mod features;
 mod key;
 mod melody;
 mod melody_labels;

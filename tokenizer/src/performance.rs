@@ -15,10 +15,10 @@ use crate::{Encoded, Encoding, MAX_SECONDS, Note, Result, Score, TokenTime, Trac
 use std::collections::VecDeque;
 
 const NOTE_ON: u32 = 0;
-const NOTE_OFF: u32 = 128;
-const TIME_SHIFT: u32 = 256;
+pub(crate) const NOTE_OFF: u32 = 128;
+pub(crate) const TIME_SHIFT: u32 = 256;
 const MAX_SHIFT: u64 = 100;
-const VELOCITY: u32 = 356;
+pub(crate) const VELOCITY: u32 = 356;
 /// Velocities are said in this many bins of four.
 const VELOCITY_BINS: u8 = 32;
 const BIN_SIZE: u8 = 4;
