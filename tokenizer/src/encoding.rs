@@ -1,5 +1,6 @@
 //! What every encoding can do.
 
+use crate::grammar::{Anything, Grammar};
 use crate::{
     Drums, Error, Events, Melody, MelodyLabels, NotePerformance, Performance, Polyphony, Result,
     Score,
@@ -59,6 +60,11 @@ pub trait Encoding: Send + Sync {
     /// The most notes that a token can begin.
     fn notes_of_token(&self) -> usize {
         1
+    }
+
+    /// Which tokens may come next: begins at the first.
+    fn grammar(&self) -> Box<dyn Grammar> {
+        Box::new(Anything::of(self.vocab_size()))
     }
 
     /// The score as this encoding hears it: on its grid, in its range, losses removed.

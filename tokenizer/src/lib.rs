@@ -12,12 +12,14 @@ mod encoding;
 mod error;
 mod events;
 pub mod features;
+pub mod grammar;
 mod key;
 mod melody;
 mod melody_labels;
 mod midi;
 mod performance;
 mod performance_note;
+mod pianoroll;
 mod polyphony;
 mod quantise;
 mod score;
@@ -39,6 +41,7 @@ pub use midi::{MAX_FILE_BYTES, read_file};
 pub use midi::{MAX_QUARTERS, Reading};
 pub use performance::Performance;
 pub use performance_note::{NoteHeads, NotePerformance};
+pub use pianoroll::{PianoRoll, Repeats};
 pub use polyphony::Polyphony;
 pub use quantise::{
     MAX_SECONDS, Quantised, STEPS_PER_SECOND, TIME_GRID_TICKS, quantise_beats, quantise_time,

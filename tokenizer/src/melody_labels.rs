@@ -13,6 +13,7 @@
 //! Magenta, `LookbackEventSequenceEncoderDecoder` (lookback_rnn) and `KeyMelodyEncoderDecoder`
 //! (attention_rnn); both models read melodies moved to C: the schemes that end in `-c`.
 
+use crate::grammar::{Grammar, LabelsGrammar};
 use crate::{Encoded, Encoding, Melody, Result, Score, TokenTime};
 
 /// How far a melody looks back, in steps: one and two bars of 4/4.
@@ -169,6 +170,10 @@ impl Encoding for MelodyLabels {
     /// Tells whether a label names a pitch; a repeat may also begin a note.
     fn is_onset(&self, token: u32) -> bool {
         token < self.classes() && self.melody.is_onset(self.event(token, &[]))
+    }
+
+    fn grammar(&self) -> Box<dyn Grammar> {
+        Box::new(LabelsGrammar::of(self))
     }
 
     /// The melody as [`Melody`] hears it.

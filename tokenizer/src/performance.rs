@@ -7,6 +7,7 @@
 //! # Source
 //! Oore, Simon, Dieleman, Eck & Simonyan 2018; Magenta, `performance_lib`.
 
+use crate::grammar::{Grammar, PerformanceGrammar};
 use crate::quantise::{
     Losses, STEPS_PER_SECOND, TIME_GRID_TICKS, end_in_order, merge_unisons, quantise_time,
 };
@@ -17,16 +18,16 @@ use std::collections::VecDeque;
 const NOTE_ON: u32 = 0;
 pub(crate) const NOTE_OFF: u32 = 128;
 pub(crate) const TIME_SHIFT: u32 = 256;
-const MAX_SHIFT: u64 = 100;
+pub(crate) const MAX_SHIFT: u64 = 100;
 pub(crate) const VELOCITY: u32 = 356;
 /// Velocities are said in this many bins of four.
-const VELOCITY_BINS: u8 = 32;
+pub(crate) const VELOCITY_BINS: u8 = 32;
 const BIN_SIZE: u8 = 4;
 /// The velocity where none is said, Magenta's.
 const DEFAULT_VELOCITY: u8 = 100;
 /// Decoding ends a note without note-off after 5 seconds.
 const MAX_HANGING: u64 = 5 * STEPS_PER_SECOND;
-const MAX_STEPS: u64 = MAX_SECONDS * STEPS_PER_SECOND;
+pub(crate) const MAX_STEPS: u64 = MAX_SECONDS * STEPS_PER_SECOND;
 
 /// The performance encoding, with or without dynamics.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,6 +132,10 @@ impl Encoding for Performance {
 
     fn is_onset(&self, token: u32) -> bool {
         token < NOTE_OFF
+    }
+
+    fn grammar(&self) -> Box<dyn Grammar> {
+        Box::new(PerformanceGrammar::new(self.dynamics))
     }
 
     /// The score as one keyboard on a grid of 10 ms: 50 ticks a quarter note, no tempo.

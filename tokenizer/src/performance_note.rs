@@ -13,14 +13,15 @@
 //! Magenta, `NotePerformance` and `NotePerformanceEventSequenceEncoderDecoder`: of all factors of
 //! a count of steps, the major number of classes is that with the smallest sum of both.
 
+use crate::grammar::{Grammar, NoteGrammar};
 use crate::performance::{bin_velocity, keyboard, velocity_bin};
 use crate::quantise::{Losses, STEPS_PER_SECOND, merge_unisons};
 use crate::{Encoded, Encoding, MAX_SECONDS, Note, Performance, Result, Score, TokenTime};
 
-const SHIFT_MINORS: u32 = 77;
+pub(crate) const SHIFT_MINORS: u32 = 77;
 const DURATION_MINORS: u32 = 40;
-const MAX_SHIFT: u64 = 1000;
-const MAX_DURATION: u64 = 1000;
+pub(crate) const MAX_SHIFT: u64 = 1000;
+pub(crate) const MAX_DURATION: u64 = 1000;
 const MAX_STEPS: u64 = MAX_SECONDS * STEPS_PER_SECOND;
 
 /// A note as the classes of the six heads: shift major and minor, pitch, velocity, duration major
@@ -148,6 +149,10 @@ impl Encoding for NotePerformance {
 
     fn is_onset(&self, token: u32) -> bool {
         NotePerformance::head(token).0 == 2
+    }
+
+    fn grammar(&self) -> Box<dyn Grammar> {
+        Box::new(NoteGrammar::new())
     }
 
     /// The score as one keyboard on a grid of 10 ms: 50 ticks a quarter note, no tempo; rests and

@@ -12,16 +12,17 @@
 //! Magenta, `polyphony_lib` and `polyphony_encoder_decoder` (Polyphony RNN, after BachBot, Liang
 //! 2016).
 
+use crate::grammar::{Grammar, PolyphonyGrammar};
 use crate::quantise::{Losses, end_in_order, merge_unisons, quantise_beats};
 use crate::{Encoded, Encoding, Note, Result, Score, TokenTime, Track};
 use std::collections::VecDeque;
 
 const STEPS_PER_QUARTER: u32 = 4;
 /// The longest piece in steps, as for melodies.
-const MAX_STEPS: u64 = 1 << 18;
+pub(crate) const MAX_STEPS: u64 = 1 << 18;
 /// The most tokens that notes take: a held note costs a token a step, so that a small file could
 /// ask for any number. Notes beyond, in order of beginning, are lost.
-const MAX_NOTE_TOKENS: u64 = 1 << 20;
+pub(crate) const MAX_NOTE_TOKENS: u64 = 1 << 20;
 /// The velocity of decoded notes, Magenta's.
 const VELOCITY: u8 = 100;
 
@@ -141,6 +142,10 @@ impl Encoding for Polyphony {
 
     fn is_onset(&self, token: u32) -> bool {
         (Polyphony::NEW_NOTE..Polyphony::CONTINUED_NOTE).contains(&token)
+    }
+
+    fn grammar(&self) -> Box<dyn Grammar> {
+        Box::new(PolyphonyGrammar::new())
     }
 
     /// The notes of all instruments but drums on one track: four ticks a quarter, velocity 100, no

@@ -6,7 +6,7 @@ use crate::quantise::{Losses, merge_unisons, quantise_beats};
 use crate::{Meter, Pedal, Score, Tempo, Track};
 
 /// Steps of a bar. Lower numbers up to 32 divide a whole note of 96 steps.
-pub(super) fn bar_steps(numerator: u8, denominator: u8) -> u64 {
+pub(crate) fn bar_steps(numerator: u8, denominator: u8) -> u64 {
     u64::from(numerator) * WHOLE / u64::from(denominator)
 }
 

@@ -13,9 +13,10 @@
 //! Huang & Yang 2020 (REMI: bar and position); von Rütte et al. 2023 (FIGARO: instruments and
 //! signatures in it). The grid, the powers of two and the voices are ours.
 
-mod grid;
-mod vocabulary;
+pub(crate) mod grid;
+pub(crate) mod vocabulary;
 
+use crate::grammar::{EventsGrammar, Grammar};
 use crate::performance::{bin_velocity, velocity_bin};
 use crate::quantise::Losses;
 use crate::{
@@ -27,7 +28,7 @@ use std::collections::BTreeMap;
 use vocabulary::{DRUMS, DURATIONS, Event, POSITIONS, SIZE, STEPS_PER_QUARTER, WHOLE};
 
 /// The longest piece in steps.
-const MAX_STEPS: u64 = MAX_QUARTERS * STEPS_PER_QUARTER as u64;
+pub(crate) const MAX_STEPS: u64 = MAX_QUARTERS * STEPS_PER_QUARTER as u64;
 
 /// The event encoding, `events`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -64,6 +65,10 @@ impl Encoding for Events {
 
     fn is_onset(&self, token: u32) -> bool {
         matches!(Event::of(token), Some(Event::Pitch(_)))
+    }
+
+    fn grammar(&self) -> Box<dyn Grammar> {
+        Box::new(EventsGrammar::new())
     }
 
     /// The score on a grid of 24 steps a quarter note.
