@@ -90,6 +90,8 @@ struct Sounding {
     step: u64,
     /// Where the notes that sound began, by pitch, the oldest first.
     open: Vec<VecDeque<u64>>,
+    /// The pitches of which some note sounds.
+    pitches: u128,
     /// How many of each pitch have been continued or begun in this step, from the back.
     told: [usize; 128],
 }
@@ -102,12 +104,22 @@ impl Sounding {
         }
     }
 
-    fn step_end(&mut self) {
-        for pitch in 0..128 {
-            let untold = self.open[pitch].len() - self.told[pitch];
+    /// Ends, of each pitch, the notes that were not told at this step.
+    fn end_untold(&mut self) {
+        let mut left = self.pitches;
+        while left != 0 {
+            let pitch = left.trailing_zeros() as usize;
+            left &= left - 1;
+            let untold = self.open[pitch].len() - std::mem::take(&mut self.told[pitch]);
             self.end(pitch, untold);
+            if self.open[pitch].is_empty() {
+                self.pitches &= !(1 << pitch);
+            }
         }
-        self.told = [0; 128];
+    }
+
+    fn step_end(&mut self) {
+        self.end_untold();
         self.step += 1;
     }
 }
@@ -185,7 +197,7 @@ impl Encoding for Polyphony {
     fn decode(&self, tokens: &[u32]) -> Result<Score> {
         crate::encoding::check_tokens(self, tokens)?;
         let open = vec![VecDeque::new(); 128];
-        let mut state = Sounding { notes: Vec::new(), step: 0, open, told: [0; 128] };
+        let mut state = Sounding { notes: Vec::new(), step: 0, open, pitches: 0, told: [0; 128] };
         let mut unfinished = false;
         for &token in tokens {
             // Beyond the longest piece nothing is heard, as in `quantise`.
@@ -199,6 +211,7 @@ impl Encoding for Polyphony {
                     // Struck twice on one step it is one note.
                     if state.open[pitch].back() != Some(&state.step) {
                         state.open[pitch].push_back(state.step);
+                        state.pitches |= 1 << pitch;
                         state.told[pitch] += 1;
                     }
                 }
@@ -217,10 +230,7 @@ impl Encoding for Polyphony {
         if unfinished {
             state.step_end();
         }
-        for pitch in 0..128 {
-            let all = state.open[pitch].len();
-            state.end(pitch, all);
-        }
+        state.end_untold();
         Ok(Polyphony::quantise(self, &Polyphony::score_of(state.notes)))
     }
 }

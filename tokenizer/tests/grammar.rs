@@ -115,9 +115,10 @@ fn what_is_drawn_under_a_mask_encodes_to_itself() {
         for run in 0..runs {
             let mut grammar = encoding.grammar();
             let mut tokens = Vec::new();
-            // Half of the pieces have one voice to a program.
+            // Half of the pieces have one voice to a program, and no pedal.
             let is_left_out = |token: usize| {
-                run % 2 == 0 && encoding.token_name(token as u32).starts_with("VOICE_")
+                let name = encoding.token_name(token as u32);
+                run % 2 == 0 && (name.starts_with("VOICE_") || name.starts_with("PEDAL_"))
             };
             let left_out: Vec<usize> = match encoding.name() {
                 "events" => (0..allowed.len()).filter(|&token| is_left_out(token)).collect(),
@@ -152,7 +153,7 @@ fn what_is_drawn_under_a_mask_encodes_to_itself() {
             assert_eq!(again.tokens, expected, "{name}: {tokens:?}");
         }
         println!("{}: {drawn} drawn, {whole} complete", encoding.name());
-        assert!(4 * whole >= drawn, "{}", encoding.name());
+        assert!(whole > drawn / 3, "{}", encoding.name());
     }
 }
 
@@ -183,7 +184,11 @@ fn score(random: &mut Random) -> Score {
         let tick = random.below(quarter * 16) as u64;
         let (numerator, denominator) = (1 + random.below(16) as u8, 1 << random.below(5));
         score.meters.push(Meter { tick, numerator, denominator });
-        score.keys.push(Key { tick, sharps: random.below(15) as i8 - 7, minor: tick % 2 == 0 });
+        score.keys.push(Key {
+            tick,
+            sharps: random.below(15) as i8 - 7,
+            minor: tick.is_multiple_of(2),
+        });
         let micros_per_quarter = 200_000 + random.below(800_000) as u32;
         score.tempos.push(Tempo { tick, micros_per_quarter });
     }

@@ -93,6 +93,18 @@ fn instruments(mut tracks: Vec<Track>, losses: &mut Losses) -> Vec<Track> {
     kept
 }
 
+/// For each track, how many of the same program come before it.
+pub(super) fn voices(tracks: &[Track]) -> Vec<u8> {
+    let same = |a: &Track, b: &Track| (a.is_drum, a.program) == (b.is_drum, b.program);
+    let mut voices: Vec<u8> = Vec::with_capacity(tracks.len());
+    for (i, track) in tracks.iter().enumerate() {
+        // Tracks of one program are neighbours.
+        let follows = i > 0 && same(&tracks[i - 1], track);
+        voices.push(if follows { voices[i - 1] + 1 } else { 0 });
+    }
+    voices
+}
+
 /// Moves from up to down and back; at one step the last, or the last two where they undo each
 /// other, so that a pedal lifted and pressed at once still ends what rang.
 fn pedal_moves(pedals: &[Pedal]) -> Vec<Pedal> {

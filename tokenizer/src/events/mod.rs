@@ -23,7 +23,7 @@ use crate::{
     Encoded, Encoding, Key, MAX_QUARTERS, Meter, Note, Pedal, Result, Score, Tempo, TokenTime,
     Track,
 };
-use grid::{bar_steps, bpm_micros, hear, micros_bpm};
+use grid::{bar_steps, bpm_micros, hear, micros_bpm, voices};
 use std::collections::BTreeMap;
 use vocabulary::{DRUMS, DURATIONS, Event, POSITIONS, SIZE, STEPS_PER_QUARTER, WHOLE};
 
@@ -68,7 +68,7 @@ impl Encoding for Events {
     }
 
     fn grammar(&self) -> Box<dyn Grammar> {
-        Box::new(EventsGrammar::new())
+        Box::new(EventsGrammar::default())
     }
 
     /// The score on a grid of 24 steps a quarter note.
@@ -201,18 +201,6 @@ impl Writer {
         self.powers(whole, |power| Event::Hold { power });
         self.put(Event::Duration(note.duration - whole * DURATIONS));
     }
-}
-
-/// For each track, how many of the same program come before it.
-fn voices(tracks: &[Track]) -> Vec<u8> {
-    let same = |a: &Track, b: &Track| (a.is_drum, a.program) == (b.is_drum, b.program);
-    let mut voices: Vec<u8> = Vec::with_capacity(tracks.len());
-    for (i, track) in tracks.iter().enumerate() {
-        // Tracks of one program are neighbours.
-        let follows = i > 0 && same(&tracks[i - 1], track);
-        voices.push(if follows { voices[i - 1] + 1 } else { 0 });
-    }
-    voices
 }
 
 /// Reads any events: what makes no sense where it stands changes nothing.

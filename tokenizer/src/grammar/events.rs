@@ -32,6 +32,7 @@ enum Last {
 
 /// A set of voices for each program, drums last.
 type Voices = [u16; DRUMS as usize + 1];
+const NO_VOICES: Voices = [0; DRUMS as usize + 1];
 
 /// The grammar of [`crate::Events`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,14 +62,8 @@ pub struct EventsGrammar {
 }
 
 impl Default for EventsGrammar {
-    fn default() -> EventsGrammar {
-        EventsGrammar::new()
-    }
-}
-
-impl EventsGrammar {
     /// Begins a piece.
-    pub fn new() -> EventsGrammar {
+    fn default() -> EventsGrammar {
         EventsGrammar {
             last: Last::Nothing,
             bar_start: 0,
@@ -83,19 +78,16 @@ impl EventsGrammar {
             pitch: None,
             hold: 0,
             moves: 0,
-            pedal_down: [0; DRUMS as usize + 1],
-            has_pedal: [0; DRUMS as usize + 1],
-            has_note: [0; DRUMS as usize + 1],
+            pedal_down: NO_VOICES,
+            has_pedal: NO_VOICES,
+            has_note: NO_VOICES,
         }
     }
+}
 
+impl EventsGrammar {
     fn tick(&self) -> u64 {
         (self.bar_start + self.position.unwrap_or(0)).min(MAX_STEPS)
-    }
-
-    /// Whether the metre and the tempo of the beginning are still to be told.
-    fn is_opening(&self) -> bool {
-        self.tempo.is_none()
     }
 
     /// Whether something complete stands at this position, so that time may go on.
@@ -104,7 +96,7 @@ impl EventsGrammar {
             self.last,
             Last::Meter | Last::Key | Last::Tempo | Last::Pedal | Last::Duration
         );
-        complete && !self.is_opening()
+        complete && self.tempo.is_some()
     }
 
     /// Whether a place of this bar, counted from its beginning, may be next.
@@ -139,7 +131,8 @@ impl EventsGrammar {
     }
 
     fn allows_event(&self, event: Event) -> bool {
-        let opening = self.is_opening();
+        // The metre and the tempo of the beginning are still to be told.
+        let opening = self.tempo.is_none();
         let last = self.last;
         match event {
             Event::Skip { power } => {
@@ -264,10 +257,8 @@ impl EventsGrammar {
             Event::Pedal { down } => {
                 let (program, voice) = self.instrument();
                 self.has_pedal[program] |= voice;
-                match down {
-                    true => self.pedal_down[program] |= voice,
-                    false => self.pedal_down[program] &= !voice,
-                }
+                let others = self.pedal_down[program] & !voice;
+                self.pedal_down[program] = others | if down { voice } else { 0 };
                 self.moves = self.moves.saturating_add(1);
                 Last::Pedal
             }
@@ -295,7 +286,7 @@ impl Grammar for EventsGrammar {
     }
 
     fn reset(&mut self) {
-        *self = EventsGrammar::new();
+        *self = EventsGrammar::default();
     }
 
     fn allows(&self, token: u32) -> bool {
@@ -324,7 +315,7 @@ mod tests {
     use super::*;
 
     fn after(events: &[Event]) -> EventsGrammar {
-        let mut grammar = EventsGrammar::new();
+        let mut grammar = EventsGrammar::default();
         for &event in events {
             assert!(grammar.allows_event(event), "{}", event.name());
             grammar.take(event);
@@ -366,6 +357,10 @@ mod tests {
         let program = [&OPENING[..], &[Event::Program(40)]].concat();
         // Voices 2 to 16, the pedal down, 128 pitches.
         assert_eq!(allowed(&after(&program)).len(), 15 + 1 + 128);
+        // A pedal moves to and fro, and a voice that moves it needs a note.
+        let pedal = after(&[&program[..], &[Event::Pedal { down: true }]].concat());
+        assert!(!pedal.allows_event(Event::Pedal { down: true }) && !pedal.is_complete());
+        assert!(pedal.allows_event(Event::Pedal { down: false }));
         let pitch = [&program[..], &[Event::Pitch(60)]].concat();
         assert_eq!(allowed(&after(&pitch)).len(), 32);
         let velocity = [&pitch[..], &[Event::Velocity(20)]].concat();
@@ -400,14 +395,5 @@ mod tests {
         assert!(grammar.allows_event(Event::Ahead { power: 0 }));
         let grammar = after(&[&opening[..], &there, &[Event::Ahead { power: 0 }]].concat());
         assert_eq!(allowed(&grammar), ["AHEAD_384"]);
-    }
-
-    #[test]
-    fn a_voice_with_a_pedal_needs_a_note() {
-        let pedal = [Event::Program(0), Event::Pedal { down: true }];
-        let grammar = after(&[&OPENING[..], &pedal].concat());
-        assert!(!grammar.is_complete());
-        assert!(!grammar.allows_event(Event::Pedal { down: true }));
-        assert!(grammar.allows_event(Event::Pedal { down: false }));
     }
 }
