@@ -13,6 +13,7 @@ mod error;
 mod events;
 pub mod features;
 pub mod grammar;
+mod history;
 mod key;
 mod melody;
 mod melody_labels;

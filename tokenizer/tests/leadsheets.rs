@@ -5,7 +5,7 @@ mod common;
 
 use common::{midi_files, shared};
 use etude_tokenizer::chord::{chords_at_steps, infer_chords, marked_chords, read_chords};
-use etude_tokenizer::features::{ChordInput, Features, KeyInput, LookbackInput};
+use etude_tokenizer::features::{ChordInput, EventInput, Features, KeyInput, LookbackInput};
 use etude_tokenizer::{Encoding, Melody, read_file};
 
 #[test]

@@ -19,11 +19,12 @@
 //! # Source
 //! Magenta, `KeyMelodyEncoderDecoder` (attention_rnn).
 
-use super::{Features, Field, lay};
+use super::{EventInput, Features, Field, lay};
+use crate::history::History;
 use crate::{LOOKBACKS, Melody};
 
 const PITCHES: u32 = 36;
-const STEPS_PER_BAR: u64 = 16;
+const STEPS_PER_BAR: usize = 16;
 const COUNTER_BITS: u32 = 7;
 /// Whether a pitch class, counted from the tonic, is in a major scale.
 const MAJOR: [bool; 12] =
@@ -32,10 +33,7 @@ const MAJOR: [bool; 12] =
 /// The input of attention_rnn, 74 wide: takes one event after another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyInput {
-    /// Events so far.
-    count: u64,
-    /// The last events, by their number modulo the longest lookback.
-    last: [u32; LOOKBACKS[1]],
+    history: History,
     sounding: Option<u32>,
     attack: bool,
     ascending: Option<bool>,
@@ -59,8 +57,7 @@ impl KeyInput {
     /// Begins a melody.
     pub fn new() -> KeyInput {
         KeyInput {
-            count: 0,
-            last: [0; LOOKBACKS[1]],
+            history: History::default(),
             sounding: None,
             attack: false,
             ascending: None,
@@ -70,69 +67,15 @@ impl KeyInput {
         }
     }
 
-    /// The fields of a row.
-    pub fn fields() -> Vec<Field> {
-        lay(&[
-            ("pitch that sounds", PITCHES),
-            ("a note sounds", 1),
-            ("silence", 1),
-            ("a note has just begun", 1),
-            ("ascending or descending", 1),
-            ("repeats one bar", 1),
-            ("repeats two bars", 1),
-            ("place of the next event, binary", COUNTER_BITS),
-            ("the next event begins a bar", 1),
-            ("keys of all notes", 12),
-            ("keys of the last three pitches", 12),
-        ])
-    }
-
     /// Writes the row of a place, from the first event on.
     ///
     /// # Panics
-    /// As [`KeyInput::push`], and if `place` is beyond `events`.
+    /// If `place` is beyond `events`, or an event is not below 38.
     pub fn fill(events: &[u32], place: usize, row: &mut Features) {
         let mut input = KeyInput::new();
         for &event in &events[..=place] {
             input.push(event, row);
         }
-    }
-
-    /// Takes the next event of [`Melody::basic`] and writes the row of its place.
-    ///
-    /// # Panics
-    /// If `event` is not below 38.
-    pub fn push(&mut self, event: u32, row: &mut Features) {
-        assert!(event < PITCHES + 2, "event {event} of {}", PITCHES + 2);
-        let back = |distance: usize| {
-            let at = self.count.checked_sub(distance as u64)?;
-            Some(self.last[at as usize % self.last.len()])
-        };
-        let repeats = LOOKBACKS.map(|distance| back(distance) == Some(event));
-        match event {
-            Melody::NO_EVENT => self.attack = false,
-            Melody::NOTE_OFF => self.sounding = None,
-            _ => self.note(event - 2),
-        }
-        let slot = self.count as usize % self.last.len();
-        self.last[slot] = event;
-        self.count += 1;
-
-        row.clear();
-        row.ones.push(self.sounding.unwrap_or(PITCHES + 1));
-        row.flag(PITCHES, self.sounding.is_some());
-        row.flag(38, self.attack);
-        if let Some(ascending) = self.ascending {
-            row.values.push((39, if ascending { 1.0 } else { -1.0 }));
-        }
-        row.flag(40, repeats[0]);
-        row.flag(41, repeats[1]);
-        row.counter(42, COUNTER_BITS, self.count as usize);
-        row.flag(49, self.count.is_multiple_of(STEPS_PER_BAR));
-        put_keys(&self.keys, 50, row);
-        let mut recent = [0; 12];
-        self.recent[..self.recents].iter().for_each(|&pitch| add_to_keys(pitch, &mut recent));
-        put_keys(&recent, 62, row);
     }
 
     fn note(&mut self, pitch: u32) {
@@ -154,6 +97,67 @@ impl KeyInput {
         recent[self.recents] = pitch;
         self.recents += 1;
         add_to_keys(pitch, &mut self.keys);
+    }
+}
+
+impl EventInput for KeyInput {
+    fn width(&self) -> u32 {
+        KeyInput::WIDTH
+    }
+
+    fn fields(&self) -> Vec<Field> {
+        lay(&[
+            ("pitch that sounds", PITCHES),
+            ("a note sounds", 1),
+            ("silence", 1),
+            ("a note has just begun", 1),
+            ("ascending or descending", 1),
+            ("repeats one bar", 1),
+            ("repeats two bars", 1),
+            ("place of the next event, binary", COUNTER_BITS),
+            ("the next event begins a bar", 1),
+            ("keys of all notes", 12),
+            ("keys of the last three pitches", 12),
+        ])
+    }
+
+    fn reset(&mut self) {
+        *self = KeyInput::new();
+    }
+
+    /// Takes the next event of [`Melody::basic`] and writes the row of its place.
+    ///
+    /// # Panics
+    /// If `event` is not below 38.
+    fn push(&mut self, event: u32, row: &mut Features) {
+        assert!(event < PITCHES + 2, "event {event} of {}", PITCHES + 2);
+        let repeats = LOOKBACKS.map(|distance| self.history.back(distance) == Some(event));
+        match event {
+            Melody::NO_EVENT => self.attack = false,
+            Melody::NOTE_OFF => self.sounding = None,
+            _ => self.note(event - 2),
+        }
+        self.history.push(event);
+
+        row.clear();
+        row.ones.push(self.sounding.unwrap_or(PITCHES + 1));
+        row.flag(PITCHES, self.sounding.is_some());
+        row.flag(38, self.attack);
+        if let Some(ascending) = self.ascending {
+            row.values.push((39, if ascending { 1.0 } else { -1.0 }));
+        }
+        row.flag(40, repeats[0]);
+        row.flag(41, repeats[1]);
+        row.counter(42, COUNTER_BITS, self.history.count());
+        row.flag(49, self.history.count().is_multiple_of(STEPS_PER_BAR));
+        put_keys(&self.keys, 50, row);
+        let mut recent = [0; 12];
+        self.recent[..self.recents].iter().for_each(|&pitch| add_to_keys(pitch, &mut recent));
+        put_keys(&recent, 62, row);
+    }
+
+    fn copy(&self) -> Box<dyn EventInput> {
+        Box::new(self.clone())
     }
 }
 
@@ -241,7 +245,7 @@ mod tests {
 
     #[test]
     fn the_fields_fill_the_width_and_rows_stay_inside() {
-        let fields = KeyInput::fields();
+        let fields = KeyInput::new().fields();
         let last = fields[fields.len() - 1];
         assert_eq!(last.first + last.width, KeyInput::WIDTH);
         let (mut input, mut row) = (KeyInput::new(), Features::default());

@@ -5,7 +5,8 @@
 //! Magenta, `LookbackEventSequenceEncoderDecoder`: lookback_rnn with two distances and 5 bits,
 //! drum_kit with none and 6 bits.
 
-use super::{Features, Field, lay};
+use super::{EventInput, Features, Field, lay};
+use crate::history::History;
 use crate::{LOOKBACKS, Melody};
 
 /// The input of lookback_rnn and of drum_kit.
@@ -16,33 +17,25 @@ pub struct LookbackInput {
     nothing: u32,
     distances: &'static [usize],
     counter_bits: u32,
+    history: History,
 }
 
 impl LookbackInput {
     /// Makes the input of lookback_rnn, 121 wide: 3 x 38 classes, 5 bits, 2 repeats.
     pub fn melody() -> LookbackInput {
-        let nothing = Melody::NO_EVENT;
-        LookbackInput { classes: 38, nothing, distances: &LOOKBACKS, counter_bits: 5 }
+        LookbackInput {
+            classes: 38,
+            nothing: Melody::NO_EVENT,
+            distances: &LOOKBACKS,
+            counter_bits: 5,
+            history: History::default(),
+        }
     }
 
     /// Makes the input of drum_kit, 518 wide: 512 classes and 6 bits.
     pub fn drum_kit() -> LookbackInput {
-        LookbackInput { classes: 512, nothing: 0, distances: &[], counter_bits: 6 }
-    }
-
-    /// The fields of a row.
-    pub fn fields(&self) -> Vec<Field> {
-        let mut parts = vec![("event", self.classes)];
-        parts.extend(self.distances.iter().map(|_| ("next event a lookback ago", self.classes)));
-        parts.push(("place of the next event, binary", self.counter_bits));
-        parts.extend(self.distances.iter().map(|_| ("repeats a lookback", 1)));
-        lay(&parts)
-    }
-
-    /// Positions of a row.
-    pub fn width(&self) -> u32 {
-        let lookbacks = self.distances.len() as u32;
-        self.classes * (1 + lookbacks) + self.counter_bits + lookbacks
+        let history = History::default();
+        LookbackInput { classes: 512, nothing: 0, distances: &[], counter_bits: 6, history }
     }
 
     /// Writes the row of a place, of which later events tell nothing.
@@ -50,6 +43,18 @@ impl LookbackInput {
     /// # Panics
     /// If `place` is beyond `events`, or an event is none of the classes.
     pub fn fill(&self, events: &[u32], place: usize, row: &mut Features) {
+        let back = |distance: usize| place.checked_sub(distance).map(|at| events[at]);
+        self.write(events[place], place, back, row);
+    }
+
+    /// Writes the row of an event at a place, `back` giving the event so many steps before it.
+    fn write(
+        &self,
+        event: u32,
+        place: usize,
+        back: impl Fn(usize) -> Option<u32>,
+        row: &mut Features,
+    ) {
         row.clear();
         let mut first = 0;
         let mut one_hot = |event: u32, row: &mut Features| {
@@ -57,18 +62,45 @@ impl LookbackInput {
             row.ones.push(first + event);
             first += self.classes;
         };
-        one_hot(events[place], row);
+        one_hot(event, row);
         for &distance in self.distances {
-            let next = (place + 1).checked_sub(distance).map_or(self.nothing, |at| events[at]);
-            one_hot(next, row);
+            // What came next there: one step nearer.
+            one_hot(back(distance - 1).unwrap_or(self.nothing), row);
         }
         row.counter(first, self.counter_bits, place + 1);
         first += self.counter_bits;
         for &distance in self.distances {
-            let before = place.checked_sub(distance);
-            row.flag(first, before.is_some_and(|at| events[at] == events[place]));
+            row.flag(first, back(distance) == Some(event));
             first += 1;
         }
+    }
+}
+
+impl EventInput for LookbackInput {
+    fn fields(&self) -> Vec<Field> {
+        let mut parts = vec![("event", self.classes)];
+        parts.extend(self.distances.iter().map(|_| ("next event a lookback ago", self.classes)));
+        parts.push(("place of the next event, binary", self.counter_bits));
+        parts.extend(self.distances.iter().map(|_| ("repeats a lookback", 1)));
+        lay(&parts)
+    }
+
+    fn width(&self) -> u32 {
+        let lookbacks = self.distances.len() as u32;
+        self.classes * (1 + lookbacks) + self.counter_bits + lookbacks
+    }
+
+    fn reset(&mut self) {
+        self.history = History::default();
+    }
+
+    fn push(&mut self, event: u32, row: &mut Features) {
+        self.write(event, self.history.count(), |distance| self.history.back(distance), row);
+        self.history.push(event);
+    }
+
+    fn copy(&self) -> Box<dyn EventInput> {
+        Box::new(self.clone())
     }
 }
 
@@ -129,9 +161,12 @@ mod tests {
             assert_eq!(last.first + last.width, input.width());
             let events: Vec<u32> = (0..200u32).map(|t| t * t * 7919 % classes).collect();
             let (mut all, mut past) = (Features::default(), Features::default());
+            let mut walking = input.clone();
             for place in 0..events.len() {
                 input.fill(&events, place, &mut all);
                 input.fill(&events[..=place], place, &mut past);
+                assert_eq!(all, past);
+                walking.push(events[place], &mut past);
                 assert_eq!(all, past);
                 assert!(all.ones.is_sorted() && all.ones.iter().all(|&at| at < input.width()));
             }

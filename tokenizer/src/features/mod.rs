@@ -8,25 +8,52 @@
 //!
 //! | input | width | of |
 //! | --- | --- | --- |
+//! | [`OneHotInput`] | the vocabulary | tokens of any encoding |
 //! | [`LookbackInput::melody`] | 121 | events of [`crate::Melody::basic`] |
 //! | [`LookbackInput::drum_kit`] | 518 | tokens of [`crate::Drums::kit`] |
 //! | [`KeyInput`] | 74 | events of [`crate::Melody::basic`] |
 //! | [`ChordInput::Triads`] | 49 | chords |
 //! | [`ChordInput::Pitches`] | 37 | chords |
 //! | [`ModuloInput`] | 16, 13 without dynamics | tokens of [`crate::Performance`] |
-//! | [`Controls`] | 8, 12, 20; 1 more where it is optional | loudness aside, what is asked for |
+//! | [`Controls`] | 8, 12, 20; 1 more where it is optional | a density, weights of pitch classes |
+//!
+//! Inputs of events take one after another ([`EventInput`]). [`LabelInput`] makes such an input
+//! take the labels of [`crate::MelodyLabels`].
 
 mod chord;
 mod controls;
 mod key;
 mod lookback;
 mod modulo;
+mod token;
 
 pub use chord::ChordInput;
 pub use controls::{ControlValues, Controls, density_bin, note_density, pitch_histogram};
 pub use key::KeyInput;
 pub use lookback::LookbackInput;
 pub use modulo::ModuloInput;
+pub use token::{LabelInput, OneHotInput};
+
+/// Takes the events of a piece one after another and writes the row of each.
+///
+/// # Panics
+/// Pushing an event that the input does not know panics: an encoding never makes one.
+pub trait EventInput: Send {
+    /// Positions of a row.
+    fn width(&self) -> u32;
+
+    /// The fields of a row.
+    fn fields(&self) -> Vec<Field>;
+
+    /// Goes back to before the first event.
+    fn reset(&mut self);
+
+    /// Takes the next event and writes its row, which is read to predict the event after it.
+    fn push(&mut self, event: u32, row: &mut Features);
+
+    /// An input at the same place of a piece, to go another way.
+    fn copy(&self) -> Box<dyn EventInput>;
+}
 
 /// One row of input, of which most is zero. Positions ascend and none stands twice.
 #[derive(Debug, Clone, Default, PartialEq)]

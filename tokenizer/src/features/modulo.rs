@@ -10,7 +10,7 @@
 //! # Source
 //! Magenta, `ModuloPerformanceEventSequenceEncoderDecoder`.
 
-use super::{Features, Field, lay};
+use super::{EventInput, Features, Field, lay};
 use crate::performance::{NOTE_OFF, TIME_SHIFT, VELOCITY};
 use std::f64::consts::TAU;
 
@@ -29,17 +29,6 @@ impl ModuloInput {
     /// Makes the input of 16 positions, for [`crate::Performance::with_dynamics`].
     pub fn with_dynamics() -> ModuloInput {
         ModuloInput { dynamics: true }
-    }
-
-    /// Positions of a row.
-    pub fn width(&self) -> u32 {
-        if self.dynamics { 16 } else { 13 }
-    }
-
-    /// The fields of a row.
-    pub fn fields(&self) -> Vec<Field> {
-        let parts = [("note-on", 5), ("note-off", 5), ("time shift", 3), ("velocity", 3)];
-        lay(&parts[..if self.dynamics { 4 } else { 3 }])
     }
 
     /// Writes the row of a token.
@@ -71,6 +60,27 @@ impl ModuloInput {
             }
         };
         row.ones.push(first);
+    }
+}
+
+impl EventInput for ModuloInput {
+    fn width(&self) -> u32 {
+        if self.dynamics { 16 } else { 13 }
+    }
+
+    fn fields(&self) -> Vec<Field> {
+        let parts = [("note-on", 5), ("note-off", 5), ("time shift", 3), ("velocity", 3)];
+        lay(&parts[..if self.dynamics { 4 } else { 3 }])
+    }
+
+    fn reset(&mut self) {}
+
+    fn push(&mut self, event: u32, row: &mut Features) {
+        self.fill(event, row);
+    }
+
+    fn copy(&self) -> Box<dyn EventInput> {
+        Box::new(*self)
     }
 }
 

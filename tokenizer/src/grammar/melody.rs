@@ -2,7 +2,8 @@
 //! encoding writes.
 
 use super::Grammar;
-use crate::{Encoding, LOOKBACKS, Melody, MelodyLabels};
+use crate::history::History;
+use crate::{Encoding, Melody, MelodyLabels};
 
 /// The grammar of [`Melody`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,27 +53,19 @@ impl Grammar for MelodyGrammar {
 pub struct LabelsGrammar {
     labels: MelodyLabels,
     melody: MelodyGrammar,
-    /// Events so far.
-    count: usize,
-    /// The last events, by their number modulo the longest lookback.
-    last: [u32; LOOKBACKS[1]],
+    history: History,
 }
 
 impl LabelsGrammar {
     /// Begins a melody.
     pub fn of(labels: &MelodyLabels) -> LabelsGrammar {
         let melody = MelodyGrammar::of(labels.melody());
-        LabelsGrammar { labels: labels.clone(), melody, count: 0, last: [0; LOOKBACKS[1]] }
-    }
-
-    /// The event so many steps before the next.
-    fn back(&self, distance: usize) -> Option<u32> {
-        self.count.checked_sub(distance).map(|at| self.last[at % self.last.len()])
+        LabelsGrammar { labels: labels.clone(), melody, history: History::default() }
     }
 
     /// The event that a label means here.
     pub fn event(&self, label: u32) -> u32 {
-        self.labels.event_after(label, |distance| self.back(distance))
+        self.labels.event_after(label, |distance| self.history.back(distance))
     }
 }
 
@@ -83,7 +76,7 @@ impl Grammar for LabelsGrammar {
 
     fn reset(&mut self) {
         self.melody.reset();
-        self.count = 0;
+        self.history = History::default();
     }
 
     fn allows(&self, token: u32) -> bool {
@@ -91,16 +84,16 @@ impl Grammar for LabelsGrammar {
             return false;
         }
         let event = self.event(token);
-        let label = self.labels.label_after(event, self.count, |distance| self.back(distance));
+        let label = self
+            .labels
+            .label_after(event, self.history.count(), |distance| self.history.back(distance));
         label == token && self.melody.allows(event)
     }
 
     fn push(&mut self, token: u32) {
         let event = self.event(token);
         self.melody.push(event);
-        let slot = self.count % self.last.len();
-        self.last[slot] = event;
-        self.count += 1;
+        self.history.push(event);
     }
 
     fn is_complete(&self) -> bool {
