@@ -1,6 +1,10 @@
 //! What every encoding can do.
 
-use crate::{Error, Events, Melody, Performance, Result, Score};
+use crate::grammar::{Anything, Grammar};
+use crate::{
+    Drums, Error, Events, Melody, MelodyLabels, NotePerformance, Performance, Polyphony, Result,
+    Score,
+};
 
 /// Tokens of a score, and what the encoding could not hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -53,6 +57,16 @@ pub trait Encoding: Send + Sync {
         false
     }
 
+    /// The most notes that a token can begin.
+    fn notes_of_token(&self) -> usize {
+        1
+    }
+
+    /// Which tokens may come next: begins at the first.
+    fn grammar(&self) -> Box<dyn Grammar> {
+        Box::new(Anything::of(self.vocab_size()))
+    }
+
     /// The score as this encoding hears it: on its grid, in its range, losses removed.
     fn quantise(&self, score: &Score) -> Score;
 
@@ -70,12 +84,23 @@ pub trait Encoding: Send + Sync {
 }
 
 /// The names of the schemes and what they are, for people.
-const SCHEMES: [(&str, &str); 6] = [
+const SCHEMES: [(&str, &str); 14] = [
     ("melody", "one voice in sixteenth notes, pitches 48 to 83: 38 tokens (Magenta basic_rnn)"),
     ("melody-c", "the same, moved to C major or A minor"),
     ("melody-mono", "one voice in sixteenth notes, all pitches: 130 tokens (Magenta mono_rnn)"),
+    (
+        "melody-lookback",
+        "melody, repeats of one and two bars told: 40 labels (Magenta lookback_rnn)",
+    ),
+    ("melody-lookback-c", "the same, moved to C major or A minor"),
+    ("melody-key", "the same 40 labels in the order of Magenta's attention_rnn"),
+    ("melody-key-c", "the same, moved to C major or A minor"),
+    ("drums", "drums in sixteenth notes, nine kinds: 512 tokens (Magenta drum_kit)"),
+    ("drums-one", "drums in eighth notes, struck or not: 2 tokens (Magenta one_drum)"),
+    ("polyphony", "many voices in sixteenth notes: 259 tokens (Magenta Polyphony RNN)"),
     ("performance", "piano in steps of 10 ms, one loudness: 356 tokens (Performance RNN)"),
     ("performance-dynamics", "piano in steps of 10 ms, 32 velocities: 388 tokens"),
+    ("performance-note", "piano, each note told by six heads: 315 tokens (Magenta note encoding)"),
     ("events", "any MIDI: bars, positions, instruments, notes, tempo and signatures"),
 ];
 
@@ -90,8 +115,16 @@ pub fn encoding(name: &str) -> Option<Box<dyn Encoding>> {
         "melody" => Box::new(Melody::basic()),
         "melody-c" => Box::new(Melody::basic_in_c()),
         "melody-mono" => Box::new(Melody::mono()),
+        "melody-lookback" => Box::new(MelodyLabels::lookback()),
+        "melody-lookback-c" => Box::new(MelodyLabels::lookback_in_c()),
+        "melody-key" => Box::new(MelodyLabels::key()),
+        "melody-key-c" => Box::new(MelodyLabels::key_in_c()),
+        "drums" => Box::new(Drums::kit()),
+        "drums-one" => Box::new(Drums::one()),
+        "polyphony" => Box::new(Polyphony),
         "performance" => Box::new(Performance::plain()),
         "performance-dynamics" => Box::new(Performance::with_dynamics()),
+        "performance-note" => Box::new(NotePerformance),
         "events" => Box::new(Events),
         _ => return None,
     })

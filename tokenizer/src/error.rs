@@ -18,6 +18,15 @@ pub enum Error {
         /// What is wrong, in words.
         why: String,
     },
+    /// A chord symbol or a progression of them does not make sense.
+    Chord {
+        /// The symbol, cut to a bounded length, without control characters.
+        symbol: String,
+        /// The character of the text at which reading stopped, from 1.
+        place: usize,
+        /// What is wrong, in words.
+        why: String,
+    },
     /// The music does not fit the encoding, or the tokens do not fit its vocabulary.
     Encoding {
         /// The encoding's name.
@@ -32,6 +41,9 @@ impl fmt::Display for Error {
         match self {
             Error::Midi { why } => write!(f, "midi: {why}"),
             Error::File { path, why } => write!(f, "{path}: {why}"),
+            Error::Chord { symbol, place, why } => {
+                write!(f, "chord \"{symbol}\", character {place}: {why}")
+            }
             Error::Encoding { scheme, why } => write!(f, "{scheme}: {why}"),
         }
     }

@@ -6,13 +6,22 @@
 
 mod augment;
 mod bars;
+pub mod chord;
+mod drums;
 mod encoding;
 mod error;
 mod events;
+pub mod features;
+pub mod grammar;
+mod history;
 mod key;
 mod melody;
+mod melody_labels;
 mod midi;
 mod performance;
+mod performance_note;
+mod pianoroll;
+mod polyphony;
 mod quantise;
 mod score;
 pub mod statistics;
@@ -21,15 +30,20 @@ mod sustain;
 
 pub use augment::{stretch, stretch_ticks, transpose};
 pub use bars::Bars;
+pub use drums::Drums;
 pub use encoding::{Encoded, Encoding, TokenTime, encoding, schemes};
 pub use error::Error;
 pub use events::Events;
 pub use key::find_key;
 pub use melody::Melody;
+pub use melody_labels::{LOOKBACKS, MelodyLabels};
 #[cfg(feature = "files")]
 pub use midi::{MAX_FILE_BYTES, read_file};
 pub use midi::{MAX_QUARTERS, Reading};
 pub use performance::Performance;
+pub use performance_note::{NoteHeads, NotePerformance};
+pub use pianoroll::{PianoRoll, Repeats};
+pub use polyphony::Polyphony;
 pub use quantise::{
     MAX_SECONDS, Quantised, STEPS_PER_SECOND, TIME_GRID_TICKS, quantise_beats, quantise_time,
 };

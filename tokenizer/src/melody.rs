@@ -12,6 +12,7 @@
 //! Magenta, `melodies_lib` and `melody_encoder_decoder`: basic_rnn (38 classes, pitches 48 to 83)
 //! and mono_rnn (130 classes, all pitches).
 
+use crate::grammar::{Grammar, MelodyGrammar};
 use crate::key::{find_key, shift_to_c};
 use crate::quantise::{Losses, quantise_beats};
 use crate::{Encoded, Encoding, Key, Meter, Note, Result, Score, Tempo, TokenTime, Track};
@@ -261,6 +262,10 @@ impl Encoding for Melody {
 
     fn is_onset(&self, token: u32) -> bool {
         token >= SPECIAL
+    }
+
+    fn grammar(&self) -> Box<dyn Grammar> {
+        Box::new(MelodyGrammar::of(self))
     }
 
     /// The melody as this encoding hears it: one track, four ticks a quarter, velocity 100, no

@@ -7,24 +7,27 @@
 //! # Source
 //! Oore, Simon, Dieleman, Eck & Simonyan 2018; Magenta, `performance_lib`.
 
-use crate::quantise::{Losses, STEPS_PER_SECOND, TIME_GRID_TICKS, merge_unisons, quantise_time};
+use crate::grammar::{Grammar, PerformanceGrammar};
+use crate::quantise::{
+    Losses, STEPS_PER_SECOND, TIME_GRID_TICKS, end_in_order, merge_unisons, quantise_time,
+};
 use crate::sustain::apply_sustain;
 use crate::{Encoded, Encoding, MAX_SECONDS, Note, Result, Score, TokenTime, Track};
 use std::collections::VecDeque;
 
 const NOTE_ON: u32 = 0;
-const NOTE_OFF: u32 = 128;
-const TIME_SHIFT: u32 = 256;
-const MAX_SHIFT: u64 = 100;
-const VELOCITY: u32 = 356;
+pub(crate) const NOTE_OFF: u32 = 128;
+pub(crate) const TIME_SHIFT: u32 = 256;
+pub(crate) const MAX_SHIFT: u64 = 100;
+pub(crate) const VELOCITY: u32 = 356;
 /// Velocities are said in this many bins of four.
-const VELOCITY_BINS: u8 = 32;
+pub(crate) const VELOCITY_BINS: u8 = 32;
 const BIN_SIZE: u8 = 4;
 /// The velocity where none is said, Magenta's.
 const DEFAULT_VELOCITY: u8 = 100;
 /// Decoding ends a note without note-off after 5 seconds.
 const MAX_HANGING: u64 = 5 * STEPS_PER_SECOND;
-const MAX_STEPS: u64 = MAX_SECONDS * STEPS_PER_SECOND;
+pub(crate) const MAX_STEPS: u64 = MAX_SECONDS * STEPS_PER_SECOND;
 
 /// The performance encoding, with or without dynamics.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,26 +62,7 @@ impl Performance {
 
     /// The notes of one keyboard on the grid.
     fn hear(&self, score: &Score) -> (Vec<Note>, Losses) {
-        let end_tick = score.end_tick();
-        let mut losses = Losses::default();
-        let mut sounding = Score::new(score.ticks_per_quarter);
-        sounding.tempos.clone_from(&score.tempos);
-        for track in &score.tracks {
-            if track.is_drum {
-                losses.add("drum track", track.notes.len());
-                continue;
-            }
-            let notes = apply_sustain(track, end_tick);
-            losses.add("unison under the pedal", track.notes.len() - notes.len());
-            sounding.tracks.push(Track { notes, ..Track::default() });
-        }
-        let on_grid = quantise_time(&sounding);
-        for (reason, count) in on_grid.lost {
-            losses.add(&reason, count);
-        }
-        let tracks = on_grid.score.tracks.into_iter();
-        let mut notes: Vec<Note> = tracks.flat_map(|track| track.notes).collect();
-        losses.add("unison of instruments", merge_unisons(&mut notes));
+        let (mut notes, losses) = keyboard(score);
         for note in &mut notes {
             note.velocity = self.heard_velocity(note.velocity);
         }
@@ -86,7 +70,7 @@ impl Performance {
         (notes, losses)
     }
 
-    fn score_of(notes: Vec<Note>) -> Score {
+    pub(crate) fn score_of(notes: Vec<Note>) -> Score {
         let mut score = Score::new(TIME_GRID_TICKS);
         if !notes.is_empty() {
             score.tracks.push(Track { notes, ..Track::default() });
@@ -95,21 +79,29 @@ impl Performance {
     }
 }
 
-/// Lets the notes of each pitch end in the order in which they begin, since a note-off cannot say
-/// which of two it ends. `notes` are in order of tick and pitch.
-fn end_in_order(notes: &mut [Note]) {
-    let mut by_pitch: Vec<Vec<usize>> = vec![Vec::new(); 128];
-    for (i, note) in notes.iter().enumerate() {
-        by_pitch[usize::from(note.pitch)].push(i);
-    }
-    for places in by_pitch {
-        let mut ends: Vec<u64> =
-            places.iter().map(|&i| notes[i].tick + notes[i].duration).collect();
-        ends.sort_unstable();
-        for (i, end) in places.into_iter().zip(ends) {
-            notes[i].duration = end - notes[i].tick;
+/// All instruments but drums on one keyboard, the pedal applied, in steps of 10 ms.
+pub(crate) fn keyboard(score: &Score) -> (Vec<Note>, Losses) {
+    let end_tick = score.end_tick();
+    let mut losses = Losses::default();
+    let mut sounding = Score::new(score.ticks_per_quarter);
+    sounding.tempos.clone_from(&score.tempos);
+    for track in &score.tracks {
+        if track.is_drum {
+            losses.add("drum track", track.notes.len());
+            continue;
         }
+        let notes = apply_sustain(track, end_tick);
+        losses.add("unison under the pedal", track.notes.len() - notes.len());
+        sounding.tracks.push(Track { notes, ..Track::default() });
     }
+    let on_grid = quantise_time(&sounding);
+    for (reason, count) in on_grid.lost {
+        losses.add(&reason, count);
+    }
+    let tracks = on_grid.score.tracks.into_iter();
+    let mut notes: Vec<Note> = tracks.flat_map(|track| track.notes).collect();
+    losses.add("unison of instruments", merge_unisons(&mut notes));
+    (notes, losses)
 }
 
 impl Encoding for Performance {
@@ -140,6 +132,10 @@ impl Encoding for Performance {
 
     fn is_onset(&self, token: u32) -> bool {
         token < NOTE_OFF
+    }
+
+    fn grammar(&self) -> Box<dyn Grammar> {
+        Box::new(PerformanceGrammar::new(self.dynamics))
     }
 
     /// The score as one keyboard on a grid of 10 ms: 50 ticks a quarter note, no tempo.

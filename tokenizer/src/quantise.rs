@@ -160,6 +160,23 @@ pub(crate) fn merge_unisons(notes: &mut Vec<Note>) -> usize {
     before - notes.len()
 }
 
+/// Lets the notes of each pitch end in the order in which they begin, since a note-off cannot say
+/// which of two it ends. `notes` are in order of tick and pitch.
+pub(crate) fn end_in_order(notes: &mut [Note]) {
+    let mut by_pitch: Vec<Vec<usize>> = vec![Vec::new(); 128];
+    for (i, note) in notes.iter().enumerate() {
+        by_pitch[usize::from(note.pitch)].push(i);
+    }
+    for places in by_pitch {
+        let mut ends: Vec<u64> =
+            places.iter().map(|&i| notes[i].tick + notes[i].duration).collect();
+        ends.sort_unstable();
+        for (i, end) in places.into_iter().zip(ends) {
+            notes[i].duration = end - notes[i].tick;
+        }
+    }
+}
+
 /// Moves signatures to the grid, in order; of several on one step the last stays.
 fn settle<T: Copy>(
     items: &mut Vec<T>,

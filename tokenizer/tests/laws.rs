@@ -16,6 +16,7 @@ fn all() -> Vec<Box<dyn Encoding>> {
 fn is_note_lost(reason: &str) -> bool {
     !(reason.starts_with("octave:")
         || reason.starts_with("merged:")
+        || reason.starts_with("shortened:")
         || reason.contains("not a note"))
 }
 
@@ -157,7 +158,7 @@ fn any_stream_of_tokens_is_music_that_every_reader_takes() {
         let tokens: Vec<u32> = (0..length).map(|_| random.below(size) as u32).collect();
         let score = encoding.decode(&tokens).expect("known tokens");
         assert_valid(&score);
-        assert!(score.note_count() <= tokens.len());
+        assert!(score.note_count() <= encoding.notes_of_token() * tokens.len());
         notes += score.note_count();
         streams += 1;
         // A stream that was decoded once is lawful when encoded: from there on nothing changes.

@@ -6,7 +6,7 @@ use crate::quantise::{Losses, merge_unisons, quantise_beats};
 use crate::{Meter, Pedal, Score, Tempo, Track};
 
 /// Steps of a bar. Lower numbers up to 32 divide a whole note of 96 steps.
-pub(super) fn bar_steps(numerator: u8, denominator: u8) -> u64 {
+pub(crate) fn bar_steps(numerator: u8, denominator: u8) -> u64 {
     u64::from(numerator) * WHOLE / u64::from(denominator)
 }
 
@@ -91,6 +91,18 @@ fn instruments(mut tracks: Vec<Track>, losses: &mut Losses) -> Vec<Track> {
         track.pedals = pedal_moves(&track.pedals);
     }
     kept
+}
+
+/// For each track, how many of the same program come before it.
+pub(super) fn voices(tracks: &[Track]) -> Vec<u8> {
+    let same = |a: &Track, b: &Track| (a.is_drum, a.program) == (b.is_drum, b.program);
+    let mut voices: Vec<u8> = Vec::with_capacity(tracks.len());
+    for (i, track) in tracks.iter().enumerate() {
+        // Tracks of one program are neighbours.
+        let follows = i > 0 && same(&tracks[i - 1], track);
+        voices.push(if follows { voices[i - 1] + 1 } else { 0 });
+    }
+    voices
 }
 
 /// Moves from up to down and back; at one step the last, or the last two where they undo each

@@ -13,21 +13,22 @@
 //! Huang & Yang 2020 (REMI: bar and position); von Rütte et al. 2023 (FIGARO: instruments and
 //! signatures in it). The grid, the powers of two and the voices are ours.
 
-mod grid;
-mod vocabulary;
+pub(crate) mod grid;
+pub(crate) mod vocabulary;
 
+use crate::grammar::{EventsGrammar, Grammar};
 use crate::performance::{bin_velocity, velocity_bin};
 use crate::quantise::Losses;
 use crate::{
     Encoded, Encoding, Key, MAX_QUARTERS, Meter, Note, Pedal, Result, Score, Tempo, TokenTime,
     Track,
 };
-use grid::{bar_steps, bpm_micros, hear, micros_bpm};
+use grid::{bar_steps, bpm_micros, hear, micros_bpm, voices};
 use std::collections::BTreeMap;
 use vocabulary::{DRUMS, DURATIONS, Event, POSITIONS, SIZE, STEPS_PER_QUARTER, WHOLE};
 
 /// The longest piece in steps.
-const MAX_STEPS: u64 = MAX_QUARTERS * STEPS_PER_QUARTER as u64;
+pub(crate) const MAX_STEPS: u64 = MAX_QUARTERS * STEPS_PER_QUARTER as u64;
 
 /// The event encoding, `events`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -64,6 +65,10 @@ impl Encoding for Events {
 
     fn is_onset(&self, token: u32) -> bool {
         matches!(Event::of(token), Some(Event::Pitch(_)))
+    }
+
+    fn grammar(&self) -> Box<dyn Grammar> {
+        Box::new(EventsGrammar::default())
     }
 
     /// The score on a grid of 24 steps a quarter note.
@@ -196,18 +201,6 @@ impl Writer {
         self.powers(whole, |power| Event::Hold { power });
         self.put(Event::Duration(note.duration - whole * DURATIONS));
     }
-}
-
-/// For each track, how many of the same program come before it.
-fn voices(tracks: &[Track]) -> Vec<u8> {
-    let same = |a: &Track, b: &Track| (a.is_drum, a.program) == (b.is_drum, b.program);
-    let mut voices: Vec<u8> = Vec::with_capacity(tracks.len());
-    for (i, track) in tracks.iter().enumerate() {
-        // Tracks of one program are neighbours.
-        let follows = i > 0 && same(&tracks[i - 1], track);
-        voices.push(if follows { voices[i - 1] + 1 } else { 0 });
-    }
-    voices
 }
 
 /// Reads any events: what makes no sense where it stands changes nothing.

@@ -1,27 +1,27 @@
 //! The tokens of the event encoding: families in a row, each a range of ids.
 
 /// Steps of a quarter note: a 32nd is 3, a triplet sixteenth 4, a triplet 32nd 2.
-pub(super) const STEPS_PER_QUARTER: u32 = 24;
+pub(crate) const STEPS_PER_QUARTER: u32 = 24;
 /// Steps of a whole note.
-pub(super) const WHOLE: u64 = 4 * STEPS_PER_QUARTER as u64;
+pub(crate) const WHOLE: u64 = 4 * STEPS_PER_QUARTER as u64;
 /// Positions that one token tells; those beyond, in bars over 8 quarters, take `AHEAD` tokens.
-pub(super) const POSITIONS: u64 = 192;
+pub(crate) const POSITIONS: u64 = 192;
 /// Durations that one token tells; longer ones take `HOLD` tokens.
-pub(super) const DURATIONS: u64 = 96;
+pub(crate) const DURATIONS: u64 = 96;
 /// Largest numbers of a time signature.
-pub(super) const MAX_NUMERATOR: u8 = 32;
-pub(super) const MAX_DENOMINATOR: u8 = 32;
+pub(crate) const MAX_NUMERATOR: u8 = 32;
+pub(crate) const MAX_DENOMINATOR: u8 = 32;
 const DENOMINATORS: u32 = 6;
 /// Slowest and fastest tempo, in quarters a minute.
-pub(super) const TEMPOS: (u32, u32) = (20, 300);
+pub(crate) const TEMPOS: (u32, u32) = (20, 300);
 /// The program number of drums.
-pub(super) const DRUMS: u8 = 128;
+pub(crate) const DRUMS: u8 = 128;
 /// Tracks of one program.
-pub(super) const VOICES: usize = 16;
+pub(crate) const VOICES: usize = 16;
 
 /// What a token says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Event {
+pub(crate) enum Event {
     /// The next bar begins.
     Bar,
     /// So many bars, a power of two, are passed over.
@@ -76,7 +76,7 @@ const SIZES: [u32; 14] = [
 ];
 
 /// Number of tokens.
-pub(super) const SIZE: u32 = first(SIZES.len());
+pub(crate) const SIZE: u32 = first(SIZES.len());
 
 /// The first id of a family.
 const fn first(family: usize) -> u32 {
@@ -90,7 +90,7 @@ const fn first(family: usize) -> u32 {
 
 impl Event {
     /// The id of the token.
-    pub(super) fn token(self) -> u32 {
+    pub(crate) fn token(self) -> u32 {
         let (family, offset) = match self {
             Event::Bar => (0, 0),
             Event::Skip { power } => (1, power),
@@ -115,7 +115,7 @@ impl Event {
     }
 
     /// The meaning of a token; `None` if there is no such token.
-    pub(super) fn of(token: u32) -> Option<Event> {
+    pub(crate) fn of(token: u32) -> Option<Event> {
         let mut offset = token;
         let family = SIZES.iter().position(|&size| {
             let here = offset < size;
@@ -147,7 +147,7 @@ impl Event {
     }
 
     /// The name of the token.
-    pub(super) fn name(self) -> String {
+    pub(crate) fn name(self) -> String {
         match self {
             Event::Bar => "BAR".to_string(),
             Event::Skip { power } => format!("SKIP_{}", 1u64 << power),

@@ -21,6 +21,10 @@ const MIN_PLAUSIBLE_TEMPO: u32 = 1_000;
 pub struct Reading {
     /// The music.
     pub score: Score,
+    /// Texts that are no markers, lyrics or names, in order.
+    pub texts: Vec<Marker>,
+    /// Lyrics in order: a syllable or a chord symbol each.
+    pub lyrics: Vec<Marker>,
     /// What was damaged, odd or repaired, one line for each kind of fault; no control characters.
     pub warnings: Vec<String>,
     /// Note-ons in the file with a velocity above 0.
@@ -75,6 +79,8 @@ impl Score {
 /// What is gathered over the tracks.
 struct Reader {
     score: Score,
+    texts: Vec<Marker>,
+    lyrics: Vec<Marker>,
     smpte: bool,
     assembly: Assembly,
     consistency: Consistency,
@@ -96,6 +102,8 @@ impl Reader {
         score.tempos.extend(tempo.map(|micros_per_quarter| Tempo { tick: 0, micros_per_quarter }));
         Reader {
             score,
+            texts: Vec::new(),
+            lyrics: Vec::new(),
             smpte: tempo.is_some(),
             assembly: Assembly::new(),
             consistency: Consistency::new(),
@@ -188,6 +196,12 @@ impl Reader {
             MetaMessage::Marker(bytes) => {
                 score.markers.push(Marker { tick, text: text::decode(bytes) });
             }
+            MetaMessage::Text(bytes) => {
+                self.texts.push(Marker { tick, text: text::decode(bytes) });
+            }
+            MetaMessage::Lyric(bytes) => {
+                self.lyrics.push(Marker { tick, text: text::decode(bytes) });
+            }
             _ => {}
         }
     }
@@ -226,12 +240,16 @@ impl Reader {
         score.tempos = latest_of_each_tick(std::mem::take(&mut score.tempos), |t| t.tick, ceiling);
         score.meters = latest_of_each_tick(std::mem::take(&mut score.meters), |m| m.tick, ceiling);
         score.keys = latest_of_each_tick(std::mem::take(&mut score.keys), |k| k.tick, ceiling);
-        score.markers.retain(|marker| marker.tick <= ceiling && !marker.text.is_empty());
-        score.markers.sort_by_key(|marker| marker.tick);
+        for told in [&mut score.markers, &mut self.texts, &mut self.lyrics] {
+            told.retain(|marker| marker.tick <= ceiling && !marker.text.is_empty());
+            told.sort_by_key(|marker| marker.tick);
+        }
         for track in &mut score.tracks {
             track.pedals.retain(|pedal| pedal.tick <= ceiling);
         }
         Ok(Reading {
+            texts: self.texts,
+            lyrics: self.lyrics,
             warnings: warnings.into_lines(),
             note_ons,
             ticks_per_quarter,
