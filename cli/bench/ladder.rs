@@ -3,7 +3,7 @@
 //!
 //! All steps but the last run on one thread: threads are the idea of the last one.
 
-use etude_kernels::ladder::{Step, lstm};
+use etude_kernels::ladder::{Step, attention, gemm, lstm};
 use etude_kernels::recurrent::Sizes;
 use etude_kernels::threads::Pool;
 
@@ -13,19 +13,25 @@ use super::{Job, Options, Sink, random};
 use crate::error::{Error, Result};
 
 /// The kernels that have a ladder.
-const FAMILIES: [&str; 1] = ["lstm"];
+const FAMILIES: [&str; 3] = ["gemm", "lstm", "attention"];
 const MOST: usize = 1 << 16;
 
 /// Refuses a case that cannot be run.
 pub fn check(case: &Case) -> Result<()> {
-    case.word("kernel", &FAMILIES, true)?;
-    Lstm::read(case).map(drop)
+    match case.word("kernel", &FAMILIES, true)? {
+        "gemm" => read_gemm(case).map(drop),
+        "attention" => read_attention(case).map(drop),
+        _ => Lstm::read(case).map(drop),
+    }
 }
 
 /// Times every step of one ladder.
 pub fn run(case: &Case, _: &Options, sink: &mut Sink) -> Result<()> {
-    case.word("kernel", &FAMILIES, true)?;
-    Lstm::read(case)?.run(sink)
+    match case.word("kernel", &FAMILIES, true)? {
+        "gemm" => run_gemm(read_gemm(case)?, sink),
+        "attention" => run_attention(read_attention(case)?, sink),
+        _ => Lstm::read(case)?.run(sink),
+    }
 }
 
 /// Times `steps`, the last one on all threads and the others on one.
@@ -90,4 +96,49 @@ impl Lstm {
         };
         climb(lstm::STEPS, job, sink, &mut |step| step(layer, &mut h, s))
     }
+}
+
+/// `[m, n, k]` of a product.
+fn read_gemm(case: &Case) -> Result<[usize; 3]> {
+    case.only(&["kernel", "m", "n", "k"])?;
+    let sizes = [case.count("m", MOST)?, case.count("n", MOST)?, case.count("k", MOST)?];
+    let [m, n, k] = sizes;
+    [m * k, k * n, m * n].into_iter().try_for_each(|numbers| case.holds(numbers))?;
+    Ok(sizes)
+}
+
+fn run_gemm([m, n, k]: [usize; 3], sink: &mut Sink) -> Result<()> {
+    let (a, b, mut c) = (random(1, m * k), random(2, k * n), Aligned::filled(0.0, m * n));
+    let job = Job {
+        flops: Some(2.0 * (m * n) as f64 * k as f64),
+        bytes: Some(4.0 * (m * k + k * n + m * n) as f64),
+        ..Job::default()
+    };
+    climb(gemm::STEPS, job, sink, &mut |step| step(&a, &b, &mut c, m, n, k))
+}
+
+/// `[heads, steps, head_dim]` of a causal attention.
+fn read_attention(case: &Case) -> Result<[usize; 3]> {
+    case.only(&["kernel", "heads", "seq", "dim"])?;
+    let sizes = [case.count("heads", MOST)?, case.count("seq", MOST)?, case.count("dim", MOST)?];
+    let [heads, steps, dim] = sizes;
+    case.holds(heads.saturating_mul(steps).saturating_mul(dim))?;
+    // The first step keeps a square of scores.
+    case.holds(steps * steps)?;
+    Ok(sizes)
+}
+
+fn run_attention([heads, steps, head_dim]: [usize; 3], sink: &mut Sink) -> Result<()> {
+    let len = heads * steps * head_dim;
+    let (q, k, v) = (random(1, len), random(2, len), random(3, len));
+    let x = attention::Heads { q: &q, k: &k, v: &v, steps, head_dim };
+    let mut o = Aligned::filled(0.0, len);
+    let pairs = steps as f64 * (steps + 1) as f64 / 2.0;
+    let job = Job {
+        unit: "sequences",
+        flops: Some(4.0 * (heads * head_dim) as f64 * pairs),
+        bytes: Some(16.0 * len as f64),
+        ..Job::default()
+    };
+    climb(attention::STEPS, job, sink, &mut |step| step(x, &mut o))
 }
