@@ -101,3 +101,26 @@ fn what_is_beyond_the_range_is_moved_or_counted() {
     let (roll, lost) = PianoRoll::of(&score, 4, Repeats::Held);
     assert_eq!((roll.rows().len(), lost), (3, vec![("beyond the 88 keys".to_string(), 1)]));
 }
+
+#[test]
+fn notes_far_away_and_without_end_cost_a_bounded_number_of_tokens() {
+    let far = 1u64 << 31;
+    let notes =
+        [(0, 240, 36), (0, far, 60), (240, u64::MAX, 62), (far, 240, 64), (u64::MAX, u64::MAX, 67)];
+    for ticks_per_quarter in [1, 480, 32_767] {
+        let mut score = score_of(&notes);
+        score.ticks_per_quarter = ticks_per_quarter;
+        score.tracks.push(Track { is_drum: true, ..score.tracks[0].clone() });
+        // 128 pitches held for as long as any scheme holds them.
+        let held = (0..128).map(|pitch| Note { tick: 0, duration: far, pitch, velocity: 90 });
+        score.tracks.push(Track { notes: held.collect(), ..Track::default() });
+        for (scheme, _) in etude_tokenizer::schemes() {
+            let encoding = encoding(scheme).expect("a scheme");
+            let tokens = encoding.encode(&score).expect("an encodable score").tokens;
+            // 2^18 steps, and 2^20 tokens of held notes in the scheme that tells each step of them.
+            assert!(tokens.len() <= (1 << 18) + (1 << 20) + 2, "{scheme}: {}", tokens.len());
+            let back = encoding.decode(&tokens).expect("known tokens");
+            assert_eq!(back, encoding.quantise(&score), "{scheme}");
+        }
+    }
+}

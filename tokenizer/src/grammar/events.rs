@@ -115,7 +115,6 @@ impl EventsGrammar {
         let powers = 2u64 << power;
         (0..16)
             .filter(|aheads| aheads % powers == told % powers)
-            // The latest place of these that is in the bar.
             .map(|aheads| (aheads * POSITIONS, self.bar_steps.min((aheads + 1) * POSITIONS)))
             .any(|(from, end)| end > from && self.may_stand(end - 1))
     }
@@ -300,9 +299,10 @@ impl Grammar for EventsGrammar {
     }
 
     fn is_complete(&self) -> bool {
-        let mut voices = self.has_pedal.iter().zip(&self.has_note);
-        self.may_move()
-            && voices.all(|(pedals, notes)| pedals & !notes == 0 && notes & (notes + 1) == 0)
+        let whole = |(pedals, notes): (&u16, &u16)| {
+            pedals & !notes == 0 && notes & notes.wrapping_add(1) == 0
+        };
+        self.may_move() && self.has_pedal.iter().zip(&self.has_note).all(whole)
     }
 
     fn copy(&self) -> Box<dyn Grammar> {
