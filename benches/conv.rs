@@ -113,7 +113,10 @@ fn convolutions(c: &mut Criterion) {
                 if best.is_finite() {
                     let gflops = flops / best / 1e9;
                     let share = 100.0 * gflops / peak::fma_gflops_of(tier, 1);
-                    println!("{:>60}", format!("best {gflops:.1} GFLOP/s, {share:.0} % of the peak"));
+                    println!(
+                        "{:>60}",
+                        format!("best {gflops:.1} GFLOP/s, {share:.0} % of the peak")
+                    );
                 }
             }
             group.finish();

@@ -2,13 +2,16 @@
 //!
 //! A convolution and its data gradient are one thing here: position `q` of a grid sums
 //! `src[step * q + from(tap)] * w[kernel(tap)]` over the taps, and both maps are arithmetic
-//! progressions. The data gradient of a convolution with stride `s` falls into `s` classes of inputs
-//! that meet the same taps, each a convolution with step 1 over the gradient of the output:
-//! `input + padding = s * q + class`, `output = q + (class - tap * dilation) / s`.
+//! progressions. Inputs of a convolution with stride `s` whose places have the same remainder meet the
+//! same taps; each such class is a convolution with step 1 over the gradient of the output, because
+//! `output = (input + padding - tap * dilation) / s`.
+//!
+//! Where all classes meet the same source places they may become vector lanes beside each other
+//! ("merged").
 
 use super::ConvShape;
 
-/// One axis of a sum over taps.
+/// The grid of positions along one axis.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Axis {
     /// Size of the source.
@@ -19,39 +22,54 @@ pub(super) struct Axis {
     pub first: isize,
     /// Number of positions.
     pub count: usize,
-    /// Number of taps.
-    pub taps: usize,
-    /// Source place of the first tap, relative to `step * position`, and from tap to tap.
-    pub from: (isize, isize),
-    /// Kernel index of the first tap, and from tap to tap.
-    pub kernel: (usize, usize),
-    /// Kernel indices that share a source place: they become lanes beside each other.
+    /// Lowest and highest source place of any tap, relative to `step * position`.
+    pub reach: (isize, isize),
+    /// Classes that are computed one after the other.
+    pub classes: usize,
+    /// Classes that are computed side by side: neighbours in the result.
     pub merged: usize,
-    /// Result place of position `q` and merged index `m`: `scale * q + start + m`.
-    pub scale: usize,
+    /// Result place of position 0.
     pub start: isize,
     /// Size of the result.
     pub out: usize,
 }
 
-impl Axis {
-    /// The forward walk along axis `a`.
-    pub(super) fn forward(shape: &ConvShape, a: usize) -> Axis {
-        Axis {
-            size: shape.input[a],
-            step: shape.stride[a],
-            first: 0,
-            count: shape.output[a],
-            taps: shape.kernel[a],
-            from: (-(shape.padding[a] as isize), shape.dilation[a] as isize),
-            kernel: (0, 1),
-            merged: 1,
-            scale: 1,
-            start: 0,
-            out: shape.output[a],
-        }
+/// What the positions of one class meet along one axis.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Taps {
+    /// Number of taps.
+    pub count: usize,
+    /// Source place of the first, relative to `step * position`, and from one to the next.
+    pub from: (isize, isize),
+    /// Kernel index of tap `t` for merged class `m`: `a + b t + c m`.
+    kernel: (usize, usize, usize),
+}
+
+impl Taps {
+    /// The kernel index of tap `t` for merged class `m`.
+    pub(super) fn kernel(&self, t: usize, m: usize) -> usize {
+        self.kernel.0 + self.kernel.1 * t + self.kernel.2 * m
     }
 
+    /// The lowest and the highest source place.
+    fn reach(&self) -> (isize, isize) {
+        let last = self.from.0 + self.from.1 * (self.count.max(1) - 1) as isize;
+        (self.from.0.min(last), self.from.0.max(last))
+    }
+}
+
+/// How one axis is walked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// The forward.
+    Forward,
+    /// The data gradient, class after class.
+    Classes,
+    /// The data gradient, all classes side by side: see [`Way::can_merge`].
+    Merged,
+}
+
+impl Way {
     /// Whether all classes of axis `a` meet the same source places.
     pub(super) fn can_merge(shape: &ConvShape, a: usize) -> bool {
         shape.stride[a] > 1
@@ -59,77 +77,85 @@ impl Axis {
             && shape.kernel[a].is_multiple_of(shape.stride[a])
     }
 
-    /// The walk of the data gradient along axis `a`, all classes at once.
-    pub(super) fn merged(shape: &ConvShape, a: usize) -> Axis {
+    /// The grid along axis `a`.
+    pub(super) fn axis(self, shape: &ConvShape, a: usize) -> Axis {
+        let (input, output) = (shape.input[a], shape.output[a]);
         let (stride, padding) = (shape.stride[a], shape.padding[a]);
-        let first = padding / stride;
-        let end =
-            if shape.input[a] == 0 { first } else { (shape.input[a] - 1 + padding) / stride + 1 };
-        Axis {
-            size: shape.output[a],
+        let axis = |merged: usize, classes: usize| Axis {
+            size: output,
             step: 1,
-            first: first as isize,
-            count: end - first,
-            taps: shape.kernel[a] / stride,
-            from: (0, -1),
-            kernel: (0, stride),
-            merged: stride,
-            scale: stride,
-            start: -(padding as isize),
-            out: shape.input[a],
+            first: 0,
+            count: input.div_ceil(classes * merged),
+            reach: (0, 0),
+            classes,
+            merged,
+            start: 0,
+            out: input,
+        };
+        let mut axis = match self {
+            Way::Forward => {
+                Axis { size: input, step: stride, count: output, out: output, ..axis(1, 1) }
+            }
+            Way::Classes => axis(1, stride.min(input.max(1))),
+            Way::Merged => {
+                let first = padding / stride;
+                let end = if input == 0 { first } else { (input - 1 + padding) / stride + 1 };
+                Axis {
+                    first: first as isize,
+                    count: end - first,
+                    start: -(padding as isize),
+                    ..axis(stride, 1)
+                }
+            }
+        };
+        let reach = (0..axis.classes).map(|class| self.taps(shape, a, class));
+        let reach = reach.filter(|taps| taps.count > 0).map(|taps| taps.reach());
+        axis.reach = reach.reduce(|x, y| (x.0.min(y.0), x.1.max(y.1))).unwrap_or((0, 0));
+        axis
+    }
+
+    /// The taps of one class along axis `a`.
+    pub(super) fn taps(self, shape: &ConvShape, a: usize, class: usize) -> Taps {
+        let (kernel, stride) = (shape.kernel[a], shape.stride[a]);
+        let (padding, dilation) = (shape.padding[a], shape.dilation[a]);
+        match self {
+            Way::Forward => Taps {
+                count: kernel,
+                from: (-(padding as isize), dilation as isize),
+                kernel: (0, 1, 0),
+            },
+            Way::Merged => Taps { count: kernel / stride, from: (0, -1), kernel: (0, stride, 1) },
+            Way::Classes => {
+                let place = class + padding;
+                // Taps with `tap * dilation = place` modulo the stride.
+                let common = gcd(stride, dilation);
+                let every = stride / common;
+                let meets = |tap: &usize| tap * dilation % stride == place % stride;
+                let Some(tap) = (0..every.min(kernel)).find(meets) else {
+                    return Taps { count: 0, from: (0, 0), kernel: (0, 0, 0) };
+                };
+                let first = (place as isize - (tap * dilation) as isize) / stride as isize;
+                Taps {
+                    count: (kernel - tap).div_ceil(every),
+                    from: (first, -((dilation / common) as isize)),
+                    kernel: (tap, every, 0),
+                }
+            }
         }
     }
-
-    /// The walk of the data gradient along axis `a` for the inputs of one class.
-    pub(super) fn class(shape: &ConvShape, a: usize, class: usize) -> Axis {
-        let (stride, dilation) = (shape.stride[a], shape.dilation[a]);
-        let start = class as isize - shape.padding[a] as isize;
-        // The first position with `stride * q + start >= 0`, and the first with `>= input`.
-        let reach =
-            |place: isize| (place - start + stride as isize - 1).div_euclid(stride as isize);
-        let (first, end) = (reach(0), reach(shape.input[a] as isize));
-        // Taps with `tap * dilation = class` modulo the stride.
-        let common = gcd(stride, dilation);
-        let every = stride / common;
-        let tap = (0..every.min(shape.kernel[a])).find(|t| t * dilation % stride == class);
-        let taps = tap.map_or(0, |tap| (shape.kernel[a] - tap).div_ceil(every));
-        let tap = tap.unwrap_or(0);
-        Axis {
-            size: shape.output[a],
-            step: 1,
-            first,
-            count: (end - first) as usize,
-            taps,
-            from: (
-                (class as isize - (tap * dilation) as isize).div_euclid(stride as isize),
-                -((dilation / common) as isize),
-            ),
-            kernel: (tap, every),
-            merged: 1,
-            scale: stride,
-            start,
-            out: shape.input[a],
-        }
-    }
-
-    /// The position after the last.
-    pub(super) fn end(&self) -> isize {
-        self.first + self.count as isize
-    }
-
-    /// The lowest and the highest source place of the taps, relative to `step * position`.
-    pub(super) fn reach(&self) -> (isize, isize) {
-        let last = self.from.0 + self.from.1 * (self.taps.max(1) - 1) as isize;
-        (self.from.0.min(last), self.from.0.max(last))
+}
+impl Axis {
+    /// From the result place of one position to that of the next.
+    pub(super) fn scale(&self) -> usize {
+        self.classes * self.merged
     }
 
     /// Whether every tap of every position lies in the source.
     pub(super) fn is_inside(&self) -> bool {
-        let (low, high) = self.reach();
+        let (low, high) = self.reach;
         let step = self.step as isize;
-        self.count == 0
-            || self.taps == 0
-            || (step * self.first + low >= 0 && step * (self.end() - 1) + high < self.size as isize)
+        let last = self.first + self.count as isize - 1;
+        self.count == 0 || step * self.first + low >= 0 && step * last + high < self.size as isize
     }
 }
 

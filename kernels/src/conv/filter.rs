@@ -5,7 +5,7 @@
 //! with zeros around, as in the forward.
 
 use super::ConvShape;
-use super::axis::Axis;
+use super::axis::Way;
 use super::image::{Area, Cut, Image, Source, copy_len, in_place};
 use super::room::{Target, with_room};
 use super::store::columns;
@@ -83,7 +83,8 @@ struct Task<'a> {
 impl Task<'_> {
     fn run(&self) {
         let shape = self.shape;
-        let axes = [0, 1, 2].map(|a| Axis::forward(shape, a));
+        let axes = [0, 1, 2].map(|a| Way::Forward.axis(shape, a));
+        let walk = [0, 1, 2].map(|a| Way::Forward.taps(shape, a, 0));
         let taps: usize = shape.kernel.iter().product();
         let (inputs, outputs) = shape.group_channels();
         let (rows, lanes) = (self.channels.len() * taps, self.lanes.len());
@@ -124,7 +125,7 @@ impl Task<'_> {
                 };
                 let positions = &mut positions[..area.all()];
                 image.positions(&axes, &area, positions);
-                image.taps(&axes, taps);
+                image.taps(&walk, taps);
                 image.check(taps, positions);
                 let passes = positions.len().div_ceil(KC);
                 for p in 0..passes {

@@ -1,7 +1,7 @@
 //! The source of a block of positions: in place where every tap lies inside of it, else copied with
 //! zeros around, a block at a time.
 
-use super::axis::Axis;
+use super::axis::{Axis, Taps};
 
 /// A block of positions: some samples, and a range of each axis.
 #[derive(Debug, Clone, Copy)]
@@ -23,17 +23,6 @@ impl Area {
     /// Positions in all samples.
     pub(super) fn all(&self) -> usize {
         self.samples.1 * self.positions()
-    }
-
-    /// The part of this block that lies on the grid of `axes`.
-    pub(super) fn clipped(&self, axes: &[Axis; 3]) -> Area {
-        let (mut start, mut len) = (self.start, self.len);
-        for (a, axis) in axes.iter().enumerate() {
-            let end = (start[a] + len[a] as isize).min(axis.end());
-            start[a] = start[a].max(axis.first);
-            len[a] = (end - start[a]).max(0) as usize;
-        }
-        Area { samples: self.samples, start, len }
     }
 }
 
@@ -131,7 +120,7 @@ pub(super) fn in_place(axes: &[Axis; 3], channels: usize) -> bool {
 fn extent(axes: &[Axis; 3], area: &Area) -> ([usize; 3], [isize; 3]) {
     let (mut size, mut origin) = ([0; 3], [0; 3]);
     for (a, axis) in axes.iter().enumerate() {
-        let (low, high) = axis.reach();
+        let (low, high) = axis.reach;
         origin[a] = axis.step as isize * area.start[a] + low;
         size[a] = axis.step * area.len[a].saturating_sub(1) + (high - low) as usize + 1;
     }
@@ -229,16 +218,16 @@ impl<'a> Image<'a> {
     }
 
     /// Offsets of the taps of each channel, in order.
-    pub(super) fn taps(&self, axes: &[Axis; 3], offsets: &mut [isize]) {
+    pub(super) fn taps(&self, taps: &[Taps; 3], offsets: &mut [isize]) {
         let [_, channel, plane, row] = self.strides.map(|s| s as isize);
-        let tap = |a: usize, t: usize| axes[a].from.0 + t as isize * axes[a].from.1;
-        let count: usize = axes.iter().map(|a| a.taps).product();
+        let tap = |a: usize, t: usize| taps[a].from.0 + t as isize * taps[a].from.1;
+        let count: usize = taps.iter().map(|t| t.count).product();
         for (c, offsets) in offsets.chunks_exact_mut(count.max(1)).enumerate() {
             let mut places = offsets.iter_mut();
-            for d in 0..axes[0].taps {
-                for h in 0..axes[1].taps {
+            for d in 0..taps[0].count {
+                for h in 0..taps[1].count {
                     let base = c as isize * channel + tap(0, d) * plane + tap(1, h) * row;
-                    for w in 0..axes[2].taps {
+                    for w in 0..taps[2].count {
                         if let Some(place) = places.next() {
                             *place = base + tap(2, w);
                         }

@@ -1,7 +1,7 @@
 //! The forward and the data gradient: rows of sums are positions, lanes are channels of the result.
 
 use super::ConvShape;
-use super::axis::Axis;
+use super::axis::{Axis, Taps, Way};
 use super::image::{Area, Cut, Image, Source, copy_len, in_place};
 use super::room::{Target, with_room};
 use super::store::Landing;
@@ -19,53 +19,40 @@ const MOST: usize = 1024;
 /// Multiply-adds that are worth a task of their own.
 const TASK: usize = 1 << 20;
 
-/// Which of the two, and which kernel axes become lanes.
+/// Which of the two, and how each axis is walked.
 #[derive(Clone, Copy)]
 pub(super) struct Walk<'a> {
-    pub shape: &'a ConvShape,
-    /// The data gradient, not the forward.
-    pub data: bool,
-    pub merge: [bool; 3],
+    shape: &'a ConvShape,
+    data: bool,
+    ways: [Way; 3],
 }
 
 impl<'a> Walk<'a> {
-    pub(super) fn forward(shape: &'a ConvShape) -> Walk<'a> {
-        Walk { shape, data: false, merge: [false; 3] }
-    }
-
-    /// The data gradient, with the axes merged that make it cheapest.
-    pub(super) fn data(shape: &'a ConvShape) -> Walk<'a> {
-        let walk = |set: usize| Walk {
-            shape,
-            data: true,
-            merge: std::array::from_fn(|a| set >> a & 1 == 1 && Axis::can_merge(shape, a)),
+    /// The cheapest way of the forward or of the data gradient.
+    pub(super) fn new(shape: &'a ConvShape, data: bool) -> Walk<'a> {
+        let plain = if data { Way::Classes } else { Way::Forward };
+        let walk = |set: usize| {
+            let merged = |a: usize| data && set >> a & 1 == 1 && Way::can_merge(shape, a);
+            let ways = std::array::from_fn(|a| if merged(a) { Way::Merged } else { plain });
+            Walk { shape, data, ways }
         };
-        (0..8).rev().map(walk).min_by_key(Walk::cost).unwrap_or(walk(0))
+        (1..8)
+            .map(walk)
+            .fold(walk(0), |best, walk| if walk.cost() < best.cost() { walk } else { best })
     }
 
-    /// Multiply-adds of vectors, those of idle lanes included.
+    /// Multiply-adds of vectors, those of idle lanes included, and what it takes to bring them home.
     fn cost(&self) -> usize {
-        (0..self.classes())
-            .map(|class| {
-                let class = self.class(class);
-                let count: usize = class.axes.iter().map(|a| a.count * a.taps.max(1)).product();
-                count * class.lanes.div_ceil(LANES)
-            })
-            .sum()
+        const HOME: usize = 8;
+        let axes = self.axes();
+        let positions: usize = axes.iter().map(|a| a.count).product();
+        let slivers = self.lanes(&axes).div_ceil(LANES);
+        let steps: usize = (0..passes(&axes)).map(|pass| self.pass(&axes, pass).k + HOME).sum();
+        positions.saturating_mul(slivers).saturating_mul(steps)
     }
 
-    /// Classes along one axis.
-    fn classes_of(&self, a: usize) -> usize {
-        if !self.data || self.merge[a] {
-            1
-        } else {
-            self.shape.stride[a].min(self.shape.input[a].max(1))
-        }
-    }
-
-    /// Number of classes of positions.
-    fn classes(&self) -> usize {
-        (0..3).map(|a| self.classes_of(a)).product()
+    fn axes(&self) -> [Axis; 3] {
+        [0, 1, 2].map(|a| self.ways[a].axis(self.shape, a))
     }
 
     /// Channels that are summed over, and those of the result.
@@ -74,117 +61,96 @@ impl<'a> Walk<'a> {
         if self.data { (outputs, inputs) } else { (inputs, outputs) }
     }
 
-    fn class(&self, index: usize) -> Class {
-        let mut left = index;
-        let mut axes = [0, 1, 2].map(|a| Axis::forward(self.shape, a));
-        if self.data {
-            for a in (0..3).rev() {
-                let classes = self.classes_of(a);
-                let class = left % classes;
-                left /= classes;
-                axes[a] = if self.merge[a] {
-                    Axis::merged(self.shape, a)
-                } else {
-                    let class = (self.shape.padding[a] + class) % self.shape.stride[a];
-                    Axis::class(self.shape, a, class)
-                };
-            }
-        }
-        let (sums, results) = self.channels();
-        let merged: usize = axes.iter().map(|a| a.merged).product();
-        let k = sums * axes.iter().map(|a| a.taps).product::<usize>();
-        Class { axes, k, lanes: results * merged }
+    /// Lanes of a position.
+    fn lanes(&self, axes: &[Axis; 3]) -> usize {
+        self.channels().1 * axes.iter().map(|a| a.merged).product::<usize>()
     }
 
-    /// Packs the weights of a class: slivers `[k, 16]`, zeros beyond the last lane.
-    fn pack(&self, class: &Class, w: &[f32], room: &mut [f32]) {
-        let kernel = self.shape.kernel;
-        let plane: usize = kernel.iter().product();
+    /// What the positions of pass `pass` meet.
+    fn pass(&self, axes: &[Axis; 3], pass: usize) -> Pass {
+        let (rest, w) = (pass / axes[2].classes, pass % axes[2].classes);
+        let class = [rest / axes[1].classes, rest % axes[1].classes, w];
+        let taps = [0, 1, 2].map(|a| self.ways[a].taps(self.shape, a, class[a]));
+        Pass { taps, k: self.channels().0 * taps.iter().map(|t| t.count).product::<usize>() }
+    }
+
+    /// Packs the weights of a pass: slivers `[k, 16]`, zeros where a lane and a tap do not meet.
+    fn pack(&self, axes: &[Axis; 3], pass: &Pass, w: &[f32], room: &mut [f32]) {
+        let [k0, k1, k2] = self.shape.kernel;
+        let plane = k0 * k1 * k2;
         let (sums, results) = self.channels();
         // From one channel that is summed over, and of the result, to the next.
         let (sum, result) =
             if self.data { (results * plane, plane) } else { (plane, sums * plane) };
-        let axes = &class.axes;
-        let merged: usize = axes.iter().map(|a| a.merged).product();
-        for (s, sliver) in room.chunks_exact_mut((class.k * LANES).max(1)).enumerate() {
-            let lanes = class.lanes.saturating_sub(s * LANES).min(LANES);
-            let mut place = [0; LANES];
-            for (lane, place) in place[..lanes].iter_mut().enumerate() {
-                let (channel, m) = ((s * LANES + lane) / merged, (s * LANES + lane) % merged);
-                let (m, m2) = (m / axes[2].merged, m % axes[2].merged);
-                let (m0, m1) = (m / axes[1].merged, m % axes[1].merged);
-                *place = channel * result + (m0 * kernel[1] + m1) * kernel[2] + m2;
-            }
-            let mut lines = sliver.chunks_exact_mut(LANES);
-            for c in 0..sums {
-                for d in 0..axes[0].taps {
-                    for h in 0..axes[1].taps {
-                        for t in 0..axes[2].taps {
-                            let index =
-                                |a: usize, t: usize| axes[a].kernel.0 + t * axes[a].kernel.1;
-                            let tap = (index(0, d) * kernel[1] + index(1, h)) * kernel[2];
-                            let at = c * sum + tap + index(2, t);
-                            let Some(line) = lines.next() else { return };
-                            for (x, place) in line[..lanes].iter_mut().zip(place) {
-                                *x = w[at + place];
-                            }
-                            line[lanes..].fill(0.0);
-                        }
+        let lanes = self.lanes(axes);
+        let taps: usize = pass.taps.iter().map(|t| t.count).product();
+        for (s, sliver) in room.chunks_exact_mut((pass.k * LANES).max(1)).enumerate() {
+            for j in 0..LANES {
+                let lane = s * LANES + j;
+                let (rest, m2) = (lane / axes[2].merged, lane % axes[2].merged);
+                let (rest, m1) = (rest / axes[1].merged, rest % axes[1].merged);
+                let (channel, m0) = (rest / axes[0].merged, rest % axes[0].merged);
+                for tap in 0..taps {
+                    let (rest, t2) = (tap / pass.taps[2].count, tap % pass.taps[2].count);
+                    let (t0, t1) = (rest / pass.taps[1].count, rest % pass.taps[1].count);
+                    let to = sliver[j..].iter_mut().step_by(LANES).skip(tap).step_by(taps);
+                    if lane >= lanes {
+                        to.for_each(|to| *to = 0.0);
+                        continue;
                     }
+                    let [d, h, w2] = &pass.taps;
+                    let tap = (d.kernel(t0, m0) * k1 + h.kernel(t1, m1)) * k2 + w2.kernel(t2, m2);
+                    let from = w[channel * result + tap..].iter().step_by(sum);
+                    to.zip(from).for_each(|(to, from)| *to = *from);
                 }
             }
         }
     }
 }
 
-/// Positions that meet the same taps.
-struct Class {
-    axes: [Axis; 3],
+/// Positions of one class along each axis: they meet the same taps.
+struct Pass {
+    taps: [Taps; 3],
     /// Length of the sums.
     k: usize,
-    lanes: usize,
 }
 
-impl Class {
-    fn slivers(&self) -> usize {
-        self.lanes.div_ceil(LANES)
-    }
-
-    fn packed(&self) -> usize {
-        self.slivers() * self.k * LANES
-    }
+/// Number of passes.
+fn passes(axes: &[Axis; 3]) -> usize {
+    axes.iter().map(|a| a.classes).product()
 }
 
 /// Computes `y = bias + walk(x, w)` for every group.
 pub(super) fn compute(walk: Walk, x: &[f32], w: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
     let shape = walk.shape;
     let (sums, results) = walk.channels();
-    let outs = if walk.data { shape.input } else { shape.output };
-    let plane: usize = outs.iter().product();
     if y.is_empty() {
         return;
     }
-    let ins = if walk.data { shape.output } else { shape.input };
+    let (ins, outs) =
+        if walk.data { (shape.output, shape.input) } else { (shape.input, shape.output) };
     let sample = ins.iter().product::<usize>() * sums * shape.groups;
-    let classes = walk.classes();
-    let packed: usize = (0..classes).map(|class| walk.class(class).packed()).sum();
+    let plane: usize = outs.iter().product();
+    let axes = walk.axes();
+    let slivers = walk.lanes(&axes).div_ceil(LANES);
+    let steps: usize = (0..passes(&axes)).map(|pass| walk.pass(&axes, pass).k).sum();
     let y = Target::new(y);
     let filters = w.len() / shape.groups;
     for group in 0..shape.groups {
         with_room(|room| {
-            let ([weights], _) = room.parts([packed], 0);
+            let ([weights], _) = room.parts([slivers * steps * LANES], 0);
             let mut rest = &mut *weights;
-            for class in 0..classes {
-                let class = walk.class(class);
-                let (part, tail) = rest.split_at_mut(class.packed());
-                walk.pack(&class, &w[group * filters..(group + 1) * filters], part);
+            for pass in 0..passes(&axes) {
+                let pass = walk.pass(&axes, pass);
+                let (part, tail) = rest.split_at_mut(slivers * pass.k * LANES);
+                walk.pack(&axes, &pass, &w[group * filters..(group + 1) * filters], part);
                 rest = tail;
             }
             let source = Source { data: x, sample, channel: group * sums, channels: sums };
             let bias = bias.map(|bias| &bias[group * results..(group + 1) * results]);
             let base = group * results * plane;
             let out = Out { y, sample: results * shape.groups * plane, base, bias };
-            Blocks { walk, source, weights, out }.run();
+            Blocks { walk, axes, source, weights, slivers, steps, out }.run();
         });
     }
 }
@@ -200,107 +166,106 @@ struct Out<'a> {
 /// One group, cut into blocks of positions.
 struct Blocks<'a> {
     walk: Walk<'a>,
+    axes: [Axis; 3],
     source: Source<'a>,
     weights: &'a [f32],
+    /// Slivers of a pass, and steps of all passes.
+    slivers: usize,
+    steps: usize,
     out: Out<'a>,
 }
 
 impl Blocks<'_> {
     fn run(&self) {
-        let classes = self.walk.classes();
-        let (mut first, mut end) = ([isize::MAX; 3], [isize::MIN; 3]);
-        let (mut widest, mut work) = (1, 0);
-        for class in 0..classes {
-            let class = self.walk.class(class);
-            for (a, axis) in class.axes.iter().enumerate() {
-                first[a] = first[a].min(axis.first);
-                end[a] = end[a].max(axis.end());
-            }
-            widest = widest.max(class.slivers());
-            let positions: usize = class.axes.iter().map(|a| a.count).product();
-            work += positions * class.k.max(1) * class.slivers() * LANES;
-        }
+        let axes = &self.axes;
         let batch = self.walk.shape.batch;
-        let count = std::array::from_fn(|a| (end[a] - first[a]).max(0) as usize);
-        let positions: usize = count.iter().product::<usize>() * batch;
+        let count = axes.map(|a| a.count);
+        let positions = count.iter().product::<usize>() * batch;
         // What a position reads, if none shares with its neighbours.
-        let step: usize =
-            self.walk.class(0).axes.iter().map(|a| a.step.min(a.size.max(1))).product();
+        let step: usize = axes.iter().map(|a| a.step.clamp(1, a.size.max(1))).product();
         let reads = (self.source.channels * step).max(1);
         // Cuts may depend on the number of threads: a sum does not depend on its block.
-        let tasks = (work * batch / TASK).clamp(1, 4 * threads());
-        let most = (BLOCK / (widest * LANES)).min(BLOCK / reads).min(MOST);
+        let work = positions * (self.steps + 1) * self.slivers * LANES;
+        let tasks = if threads() == 1 { 1 } else { (work / TASK).clamp(1, 4 * threads()) };
+        let width = self.slivers * passes(axes) * LANES;
+        let most = (BLOCK / width).min(BLOCK / reads).min(MOST);
         let most = most.min(positions.div_ceil(tasks).next_multiple_of(8)).max(8);
-        let cut = Cut::new(batch, first, count, most);
-        let columns = (tasks / cut.len().max(1)).clamp(1, widest.div_ceil(2));
+        let cut = Cut::new(batch, axes.map(|a| a.first), count, most);
+        let columns = (tasks / cut.len().max(1)).clamp(1, self.slivers.div_ceil(2));
         parallel_for(cut.len() * columns, 1, |tasks| {
             for task in tasks {
-                let area = cut.area(task / columns);
-                let mut packed = 0;
-                for class in 0..classes {
-                    let class = self.walk.class(class);
-                    let at = |i| even(class.slivers(), columns, i);
-                    let slivers = at(task % columns)..at(task % columns + 1);
-                    let weights = &self.weights[packed..packed + class.packed()];
-                    packed += class.packed();
-                    self.block(&class, weights, &area.clipped(&class.axes), slivers);
-                }
+                let at = |i| even(self.slivers, columns, i);
+                let slivers = at(task % columns)..at(task % columns + 1);
+                self.block(&cut.area(task / columns), slivers);
             }
         });
     }
 
-    /// Computes one block of one class.
-    fn block(&self, class: &Class, weights: &[f32], area: &Area, slivers: Range<usize>) {
-        let (positions, width) = (area.all(), slivers.len() * LANES);
+    /// Computes some slivers of one block, pass after pass.
+    fn block(&self, area: &Area, slivers: Range<usize>) {
+        let (axes, positions) = (&self.axes, area.all());
+        let (passes, pass_width) = (passes(axes), slivers.len() * LANES);
+        let width = passes * pass_width;
         if positions == 0 || width == 0 {
             return;
         }
-        let (axes, k) = (&class.axes, class.k);
-        let lanes = slivers.start * LANES..(slivers.end * LANES).min(class.lanes);
+        let lanes = slivers.start * LANES..(slivers.end * LANES).min(self.walk.lanes(axes));
         let whole = in_place(axes, self.source.channels);
-        let copied = if whole || k == 0 { 0 } else { copy_len(axes, area, self.source.channels) };
+        let copied = if whole { 0 } else { copy_len(axes, area, self.source.channels) };
+        let longest = (0..passes).map(|pass| self.walk.pass(axes, pass).k).max().unwrap_or(0);
         with_room(|room| {
             let parts = [positions * width, copied, lanes.len()];
-            let ([sums, copy, bias], offsets) = room.parts(parts, positions + k + lanes.len());
+            let ([sums, copy, bias], offsets) =
+                room.parts(parts, positions + longest + lanes.len());
             let (rows, offsets) = offsets.split_at_mut(positions);
-            let (steps, places) = offsets.split_at_mut(k);
-            if k == 0 {
-                sums.fill(0.0);
+            let (steps, places) = offsets.split_at_mut(longest);
+            let image = if whole {
+                Image::whole(&self.source, axes, area)
             } else {
-                let image = if whole {
-                    Image::whole(&self.source, axes, area)
-                } else {
-                    Image::copied(&self.source, axes, area, copy)
-                };
-                image.positions(axes, area, rows);
-                image.taps(axes, steps);
+                Image::copied(&self.source, axes, area, copy)
+            };
+            image.positions(axes, area, rows);
+            let mut packed = self.weights;
+            for pass in 0..passes {
+                let Pass { taps, k } = self.walk.pass(axes, pass);
+                let weights = &packed[slivers.start * k * LANES..slivers.end * k * LANES];
+                packed = &packed[self.slivers * k * LANES..];
+                let sums = &mut sums[pass * pass_width..];
+                if k == 0 {
+                    sums.chunks_mut(width).for_each(|row| {
+                        let end = pass_width.min(row.len());
+                        row[..end].fill(0.0);
+                    });
+                    continue;
+                }
+                let steps = &mut steps[..k];
+                image.taps(&taps, steps);
                 image.check(rows, steps);
-                let weights = &weights[slivers.start * k * LANES..slivers.end * k * LANES];
-                multiply(kernels(), &image, (rows, steps), weights, sums);
+                multiply(kernels(), &image, (rows, steps), weights, (sums, width, slivers.len()));
             }
             let merged: usize = axes.iter().map(|a| a.merged).product();
             for (x, lane) in bias.iter_mut().zip(lanes.clone()) {
                 *x = self.out.bias.map_or(0.0, |bias| bias[lane / merged]);
             }
             let Out { y, sample, base, .. } = self.out;
-            let landing = Landing { y, sample, base, axes, lanes, bias };
-            // SAFETY: blocks, classes and lanes land on elements of their own.
+            let landing = Landing { y, sample, base, axes, lanes, pass_width, bias };
+            // SAFETY: blocks and lanes land on elements of their own.
             unsafe { landing.store(sums, width, area, places) };
         });
     }
 }
 
-/// Computes the sums of all rows, a stretch of steps after the other.
+/// Computes the sums of all rows, a stretch of steps after the other; rows of sums are `width` apart.
 fn multiply(
     code: &Kernels,
     image: &Image,
     (rows, steps): (&[isize], &[isize]),
     weights: &[f32],
-    sums: &mut [f32],
+    (sums, width, slivers): (&mut [f32], usize, usize),
 ) {
-    let (k, width) = (steps.len(), sums.len() / rows.len());
-    let slivers = width / LANES;
-    assert!(weights.len() == slivers * k * LANES && sums.len() == rows.len() * width);
+    let k = steps.len();
+    assert!(weights.len() == slivers * k * LANES);
+    assert!((rows.len() - 1) * width + slivers * LANES <= sums.len());
     let pieces = k.div_ceil(KC);
     for piece in 0..pieces {
         let (from, to) = (even(k, pieces, piece), even(k, pieces, piece + 1));
