@@ -10,6 +10,7 @@ use super::image::{Area, Cut, Image, Source, copy_len, in_place};
 use super::room::{Target, with_room};
 use super::store::columns;
 use super::tile::{Kernels, Tile, even, kernels};
+use crate::cpu::ahead::Ahead;
 use crate::cpu::lanes::LANES;
 use crate::gemm::pack_slivers;
 use crate::threads::{parallel_for, threads};
@@ -127,7 +128,10 @@ impl Task<'_> {
                 image.positions(&axes, &area, positions);
                 image.taps(&walk, taps);
                 image.check(taps, positions);
-                let passes = positions.len().div_ceil(KC);
+                let (code, passes) = (kernels(), positions.len().div_ceil(KC));
+                let tiles = code.tiles(rows, width / LANES) * passes;
+                let next = self.next(&source, block, cut.len());
+                let ahead = Ahead::new(next.as_ptr(), next.len(), tiles);
                 for p in 0..passes {
                     let range =
                         even(positions.len(), passes, p)..even(positions.len(), passes, p + 1);
@@ -137,7 +141,7 @@ impl Task<'_> {
                     if self.d_bias.is_some() {
                         add_up(slivers, steps.len(), bias);
                     }
-                    multiply(kernels(), &image, (taps, steps), slivers, sums);
+                    multiply((code, &ahead), &image, (taps, steps), slivers, sums);
                 }
             }
             let all = (shape.kernel.iter().product::<usize>()) * inputs;
@@ -162,6 +166,20 @@ impl Task<'_> {
                 unsafe { columns(sums, width, rows, places, &bias[..lanes], y) };
             }
         });
+    }
+
+    /// What to fetch during block `block`: as large a part of this task's channels of the next samples.
+    fn next<'a>(&self, source: &Source<'a>, block: usize, blocks: usize) -> &'a [f32] {
+        let plane: usize = self.shape.input.iter().product();
+        let (batch, each) = (self.shape.batch, source.channels * plane);
+        let (sample, part) = (block * batch / blocks, each * batch / blocks);
+        let later = if batch > blocks { batch.div_ceil(blocks) } else { 1 };
+        if sample + later >= batch || part == 0 {
+            return &[];
+        }
+        let within = (block * batch % blocks) * each / blocks;
+        let from = (sample + later) * source.sample + source.channel * plane + within;
+        &source.data[from..(from + part).min(source.data.len())]
     }
 
     /// Transposes positions `range` of a block of `d_y` into slivers of so many steps.
@@ -201,7 +219,7 @@ fn add_up(slivers: &[f32], steps: usize, sums: &mut [f32]) {
 
 /// Adds the products of all steps to the sums of all rows.
 fn multiply(
-    code: &Kernels,
+    (code, ahead): (&Kernels, &Ahead),
     image: &Image,
     (rows, steps): (&[isize], &[isize]),
     slivers: &[f32],
@@ -226,5 +244,5 @@ fn multiply(
     };
     // SAFETY: `Image::check` bounds every row and step; slivers and sums have the lengths that were
     // asserted above; `kernels` gave code that this CPU runs.
-    unsafe { code.product(&tile, rows.len(), width / LANES) };
+    unsafe { code.product(&tile, rows.len(), width / LANES, ahead) };
 }

@@ -6,7 +6,9 @@ use super::image::{Area, Cut, Image, Source, copy_len, in_place};
 use super::room::{Target, with_room};
 use super::store::Landing;
 use super::tile::{Kernels, Tile, even, kernels};
+use crate::cpu::ahead::Ahead;
 use crate::cpu::lanes::LANES;
+use crate::gemm::pack_slivers;
 use crate::threads::{parallel_for, threads};
 use std::ops::Range;
 
@@ -74,34 +76,56 @@ impl<'a> Walk<'a> {
         Pass { taps, k: self.channels().0 * taps.iter().map(|t| t.count).product::<usize>() }
     }
 
-    /// Packs the weights of a pass: slivers `[k, 16]`, zeros where a lane and a tap do not meet.
-    fn pack(&self, axes: &[Axis; 3], pass: &Pass, w: &[f32], room: &mut [f32]) {
+    /// Packs the weights of a pass: slivers `[k, 16]`, zeros beyond the last lane. `places` has room for
+    /// one offset a tap.
+    fn pack(
+        &self,
+        axes: &[Axis; 3],
+        pass: &Pass,
+        w: &[f32],
+        room: &mut [f32],
+        places: &mut [isize],
+    ) {
         let [k0, k1, k2] = self.shape.kernel;
         let plane = k0 * k1 * k2;
         let (sums, results) = self.channels();
         // From one channel that is summed over, and of the result, to the next.
         let (sum, result) =
             if self.data { (results * plane, plane) } else { (plane, sums * plane) };
-        let lanes = self.lanes(axes);
+        let (stride, lanes) = (pass.k * LANES, self.lanes(axes));
+        if !self.data {
+            // Every channel of the result is a column of neighbours.
+            return pack_slivers(w, result, (pass.k, lanes), room, stride);
+        }
         let taps: usize = pass.taps.iter().map(|t| t.count).product();
-        for (s, sliver) in room.chunks_exact_mut((pass.k * LANES).max(1)).enumerate() {
+        if taps == plane {
+            for c in 0..sums {
+                let room = &mut room[c * taps * LANES..];
+                pack_slivers(&w[c * sum..(c + 1) * sum], result, (taps, lanes), room, stride);
+            }
+            return;
+        }
+        let [d, h, t] = &pass.taps;
+        let index = |m: [usize; 3], i: [usize; 3]| {
+            (d.kernel(i[0], m[0]) * k1 + h.kernel(i[1], m[1])) * k2 + t.kernel(i[2], m[2])
+        };
+        for (i, place) in places[..taps].iter_mut().enumerate() {
+            let (rest, i2) = (i / t.count, i % t.count);
+            *place = index([0; 3], [rest / h.count, rest % h.count, i2]) as isize;
+        }
+        let merged = axes[0].merged * axes[1].merged * axes[2].merged;
+        for (s, sliver) in room.chunks_exact_mut(stride.max(1)).enumerate() {
             for j in 0..LANES {
-                let lane = s * LANES + j;
-                let (rest, m2) = (lane / axes[2].merged, lane % axes[2].merged);
-                let (rest, m1) = (rest / axes[1].merged, rest % axes[1].merged);
-                let (channel, m0) = (rest / axes[0].merged, rest % axes[0].merged);
-                for tap in 0..taps {
-                    let (rest, t2) = (tap / pass.taps[2].count, tap % pass.taps[2].count);
-                    let (t0, t1) = (rest / pass.taps[1].count, rest % pass.taps[1].count);
-                    let to = sliver[j..].iter_mut().step_by(LANES).skip(tap).step_by(taps);
-                    if lane >= lanes {
-                        to.for_each(|to| *to = 0.0);
-                        continue;
+                let (channel, m) = ((s * LANES + j) / merged, (s * LANES + j) % merged);
+                let (m, m2) = (m / axes[2].merged, m % axes[2].merged);
+                // Kernel indices are sums of a part of the tap and a part of the neighbour.
+                let neighbour = index([m / axes[1].merged, m % axes[1].merged, m2], [0; 3])
+                    - index([0; 3], [0; 3]);
+                for (c, lines) in sliver.chunks_exact_mut((taps * LANES).max(1)).enumerate() {
+                    let from = c * sum + channel * result + neighbour;
+                    for (line, place) in lines.chunks_exact_mut(LANES).zip(&*places) {
+                        line[j] = if channel < results { w[from + *place as usize] } else { 0.0 };
                     }
-                    let [d, h, w2] = &pass.taps;
-                    let tap = (d.kernel(t0, m0) * k1 + h.kernel(t1, m1)) * k2 + w2.kernel(t2, m2);
-                    let from = w[channel * result + tap..].iter().step_by(sum);
-                    to.zip(from).for_each(|(to, from)| *to = *from);
                 }
             }
         }
@@ -138,12 +162,14 @@ pub(super) fn compute(walk: Walk, x: &[f32], w: &[f32], bias: Option<&[f32]>, y:
     let filters = w.len() / shape.groups;
     for group in 0..shape.groups {
         with_room(|room| {
-            let ([weights], _) = room.parts([slivers * steps * LANES], 0);
+            let taps = shape.kernel.iter().product();
+            let ([weights], places) = room.parts([slivers * steps * LANES], taps);
             let mut rest = &mut *weights;
             for pass in 0..passes(&axes) {
                 let pass = walk.pass(&axes, pass);
                 let (part, tail) = rest.split_at_mut(slivers * pass.k * LANES);
-                walk.pack(&axes, &pass, &w[group * filters..(group + 1) * filters], part);
+                let w = &w[group * filters..(group + 1) * filters];
+                walk.pack(&axes, &pass, w, part, places);
                 rest = tail;
             }
             let source = Source { data: x, sample, channel: group * sums, channels: sums };
@@ -196,13 +222,19 @@ impl Blocks<'_> {
             for task in tasks {
                 let at = |i| even(self.slivers, columns, i);
                 let slivers = at(task % columns)..at(task % columns + 1);
-                self.block(&cut.area(task / columns), slivers);
+                let (block, blocks) = (task / columns, cut.len());
+                // While a block is computed, as large a part of the next sample is fetched.
+                let x = self.source.data;
+                let part = x.len() / blocks;
+                let next = (block * part + self.source.sample.max(part)).min(x.len());
+                let next = &x[next..(next + part).min(x.len())];
+                self.block(&cut.area(block), slivers, next);
             }
         });
     }
 
-    /// Computes some slivers of one block, pass after pass.
-    fn block(&self, area: &Area, slivers: Range<usize>) {
+    /// Computes some slivers of one block, pass after pass, and fetches `next`.
+    fn block(&self, area: &Area, slivers: Range<usize>, next: &[f32]) {
         let (axes, positions) = (&self.axes, area.all());
         let (passes, pass_width) = (passes(axes), slivers.len() * LANES);
         let width = passes * pass_width;
@@ -225,7 +257,9 @@ impl Blocks<'_> {
                 Image::copied(&self.source, axes, area, copy)
             };
             image.positions(axes, area, rows);
-            let mut packed = self.weights;
+            let (mut packed, code) = (self.weights, kernels());
+            let tiles = code.tiles(positions, slivers.len()) * passes * longest.div_ceil(KC);
+            let ahead = Ahead::new(next.as_ptr(), next.len(), tiles);
             for pass in 0..passes {
                 let Pass { taps, k } = self.walk.pass(axes, pass);
                 let weights = &packed[slivers.start * k * LANES..slivers.end * k * LANES];
@@ -241,7 +275,8 @@ impl Blocks<'_> {
                 let steps = &mut steps[..k];
                 image.taps(&taps, steps);
                 image.check(rows, steps);
-                multiply(kernels(), &image, (rows, steps), weights, (sums, width, slivers.len()));
+                let sums = (sums, width, slivers.len());
+                multiply((code, &ahead), &image, (rows, steps), weights, sums);
             }
             let merged: usize = axes.iter().map(|a| a.merged).product();
             for (x, lane) in bias.iter_mut().zip(lanes.clone()) {
@@ -257,7 +292,7 @@ impl Blocks<'_> {
 
 /// Computes the sums of all rows, a stretch of steps after the other; rows of sums are `width` apart.
 fn multiply(
-    code: &Kernels,
+    (code, ahead): (&Kernels, &Ahead),
     image: &Image,
     (rows, steps): (&[isize], &[isize]),
     weights: &[f32],
@@ -282,6 +317,6 @@ fn multiply(
         };
         // SAFETY: `Image::check` bounds every row and step; weights and sums have the lengths that
         // were asserted above; `kernels` gave code that this CPU runs.
-        unsafe { code.product(&tile, rows.len(), slivers) };
+        unsafe { code.product(&tile, rows.len(), slivers, ahead) };
     }
 }

@@ -5,6 +5,7 @@
 //! as in a plain product, so no image is ever unrolled. Sums run in ascending `l` from one
 //! accumulator each, and continue from what they left in `c`.
 
+use crate::cpu::ahead::Ahead;
 use crate::cpu::lanes::{Block, LANES, Lanes};
 use crate::isa::{self, Isa};
 
@@ -52,14 +53,23 @@ pub(super) fn kernels() -> &'static Kernels {
 }
 
 impl Kernels {
-    /// Computes `height` rows of sums over all slivers of `width` columns, in tiles.
+    /// Number of tiles for so many rows and slivers.
+    pub(super) fn tiles(&self, height: usize, slivers: usize) -> usize {
+        height.div_ceil(self.slivers.len()) * slivers.div_ceil(self.widest())
+    }
+
+    /// Slivers of the highest tile.
+    fn widest(&self) -> usize {
+        self.slivers[self.slivers.len() - 1]
+    }
+
+    /// Computes `height` rows of sums over all slivers, in tiles; fetches some of `ahead` with each.
     ///
     /// # Safety
     /// The operands reach as far as `height`, `slivers` and `t.k` say; this CPU runs the code.
-    pub(super) unsafe fn product(&self, t: &Tile, height: usize, slivers: usize) {
-        let (most, widest) = self.form(slivers);
-        let tiles = height.div_ceil(most);
-        let strips = slivers.div_ceil(widest);
+    pub(super) unsafe fn product(&self, t: &Tile, height: usize, slivers: usize, ahead: &Ahead) {
+        let tiles = height.div_ceil(self.slivers.len());
+        let strips = slivers.div_ceil(self.widest());
         for strip in 0..strips {
             let first = even(slivers, strips, strip);
             let width = even(slivers, strips, strip + 1) - first;
@@ -71,17 +81,11 @@ impl Kernels {
                     c: t.c.wrapping_add(top * t.c_row + first * LANES),
                     ..*t
                 };
+                ahead.fetch();
                 // SAFETY: the tile lies inside of what the caller vouches for.
                 unsafe { (self.tile)(end - top, width, &tile) };
             }
         }
-    }
-
-    /// Rows and slivers of the tiles for so many slivers: the most rows whose tiles hold as many
-    /// slivers as an even cut needs.
-    fn form(&self, slivers: usize) -> (usize, usize) {
-        let most = self.slivers.len();
-        (most, self.slivers[most - 1].min(slivers.max(1)))
     }
 }
 
