@@ -23,6 +23,7 @@ mod image;
 mod product;
 mod room;
 mod store;
+mod strip;
 mod tile;
 
 use crate::cpu::shared::Shared;
@@ -124,7 +125,7 @@ pub fn conv_forward(x: &[f32], w: &[f32], bias: Option<&[f32]>, y: &mut [f32], s
     shape.check(x.len(), w.len(), y.len());
     assert!(bias.is_none_or(|bias| bias.len() == shape.channels_out));
     let shape = axis::folded(shape);
-    product::compute(product::Walk::new(&shape, false), x, w, bias, y);
+    product::compute(&shape, false, x, w, bias, y);
 }
 
 /// Computes the gradient of the data: the transposed convolution of `d_y`, plus `bias` if there is one.
@@ -144,7 +145,7 @@ pub fn conv_data_backward(
     shape.check(d_x.len(), w.len(), d_y.len());
     assert!(bias.is_none_or(|bias| bias.len() == shape.channels_in));
     let shape = axis::folded(shape);
-    product::compute(product::Walk::new(&shape, true), d_y, w, bias, d_x);
+    product::compute(&shape, true, d_y, w, bias, d_x);
 }
 
 /// Computes the gradient of the filter and, if it is wanted, of the bias.

@@ -5,6 +5,7 @@ use super::axis::{Axis, Taps, Way};
 use super::image::{Area, Cut, Image, Source, copy_len, in_place};
 use super::room::{Target, with_room};
 use super::store::Landing;
+use super::strip;
 use super::tile::{Kernels, Tile, even, kernels};
 use crate::cpu::ahead::Ahead;
 use crate::cpu::lanes::LANES;
@@ -30,13 +31,18 @@ pub(super) struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
+    /// The way that merges nothing.
+    fn plain(shape: &'a ConvShape, data: bool) -> Walk<'a> {
+        Walk { shape, data, ways: [if data { Way::Classes } else { Way::Forward }; 3] }
+    }
+
     /// The cheapest way of the forward or of the data gradient.
-    pub(super) fn new(shape: &'a ConvShape, data: bool) -> Walk<'a> {
-        let plain = if data { Way::Classes } else { Way::Forward };
+    fn new(shape: &'a ConvShape, data: bool) -> Walk<'a> {
+        let plain = Walk::plain(shape, data);
         let walk = |set: usize| {
             let merged = |a: usize| data && set >> a & 1 == 1 && Way::can_merge(shape, a);
-            let ways = std::array::from_fn(|a| if merged(a) { Way::Merged } else { plain });
-            Walk { shape, data, ways }
+            let ways = std::array::from_fn(|a| if merged(a) { Way::Merged } else { plain.ways[a] });
+            Walk { ways, ..plain }
         };
         (1..8)
             .map(walk)
@@ -53,12 +59,16 @@ impl<'a> Walk<'a> {
         positions.saturating_mul(slivers).saturating_mul(steps)
     }
 
-    fn axes(&self) -> [Axis; 3] {
+    pub(super) fn batch(&self) -> usize {
+        self.shape.batch
+    }
+
+    pub(super) fn axes(&self) -> [Axis; 3] {
         [0, 1, 2].map(|a| self.ways[a].axis(self.shape, a))
     }
 
     /// Channels that are summed over, and those of the result.
-    fn channels(&self) -> (usize, usize) {
+    pub(super) fn channels(&self) -> (usize, usize) {
         let (inputs, outputs) = self.shape.group_channels();
         if self.data { (outputs, inputs) } else { (inputs, outputs) }
     }
@@ -69,11 +79,36 @@ impl<'a> Walk<'a> {
     }
 
     /// What the positions of pass `pass` meet.
-    fn pass(&self, axes: &[Axis; 3], pass: usize) -> Pass {
+    pub(super) fn pass(&self, axes: &[Axis; 3], pass: usize) -> Pass {
         let (rest, w) = (pass / axes[2].classes, pass % axes[2].classes);
         let class = [rest / axes[1].classes, rest % axes[1].classes, w];
         let taps = [0, 1, 2].map(|a| self.ways[a].taps(self.shape, a, class[a]));
         Pass { taps, k: self.channels().0 * taps.iter().map(|t| t.count).product::<usize>() }
+    }
+
+    /// Packs the weights of a pass for some channels of the result: `[k, channels]`.
+    pub(super) fn pack_rows(
+        &self,
+        pass: &Pass,
+        channels: Range<usize>,
+        w: &[f32],
+        room: &mut [f32],
+    ) {
+        let [k0, k1, k2] = self.shape.kernel;
+        let plane = k0 * k1 * k2;
+        let (sums, results) = self.channels();
+        let (sum, result) =
+            if self.data { (results * plane, plane) } else { (plane, sums * plane) };
+        let [d, h, t] = &pass.taps;
+        let taps = d.count * h.count * t.count;
+        for (l, weights) in room.chunks_exact_mut(channels.len().max(1)).enumerate() {
+            let (c, tap) = (l / taps, l % taps);
+            let (t0, t1, t2) = (tap / (h.count * t.count), tap / t.count % h.count, tap % t.count);
+            let tap = (d.kernel(t0, 0) * k1 + h.kernel(t1, 0)) * k2 + t.kernel(t2, 0);
+            for (x, channel) in weights.iter_mut().zip(channels.clone()) {
+                *x = w[c * sum + channel * result + tap];
+            }
+        }
     }
 
     /// Packs the weights of a pass: slivers `[k, 16]`, zeros beyond the last lane. `places` has room for
@@ -133,20 +168,30 @@ impl<'a> Walk<'a> {
 }
 
 /// Positions of one class along each axis: they meet the same taps.
-struct Pass {
-    taps: [Taps; 3],
+pub(super) struct Pass {
+    pub taps: [Taps; 3],
     /// Length of the sums.
-    k: usize,
+    pub k: usize,
 }
 
 /// Number of passes.
-fn passes(axes: &[Axis; 3]) -> usize {
+pub(super) fn passes(axes: &[Axis; 3]) -> usize {
     axes.iter().map(|a| a.classes).product()
 }
 
-/// Computes `y = bias + walk(x, w)` for every group.
-pub(super) fn compute(walk: Walk, x: &[f32], w: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
-    let shape = walk.shape;
+/// Computes the forward, or the data gradient, of every group.
+pub(super) fn compute(
+    shape: &ConvShape,
+    data: bool,
+    x: &[f32],
+    w: &[f32],
+    bias: Option<&[f32]>,
+    y: &mut [f32],
+) {
+    let walk = Walk::new(shape, data);
+    let narrow = Walk::plain(shape, data);
+    // A tenth more, or else whole lines of weights are the better reads.
+    let narrow = strip::cost(&narrow).filter(|cost| cost + cost / 10 < walk.cost()).map(|_| narrow);
     let (sums, results) = walk.channels();
     if y.is_empty() {
         return;
@@ -161,6 +206,15 @@ pub(super) fn compute(walk: Walk, x: &[f32], w: &[f32], bias: Option<&[f32]>, y:
     let y = Target::new(y);
     let filters = w.len() / shape.groups;
     for group in 0..shape.groups {
+        let w = &w[group * filters..(group + 1) * filters];
+        let source = Source { data: x, sample, channel: group * sums, channels: sums };
+        let bias = bias.map(|bias| &bias[group * results..(group + 1) * results]);
+        let base = group * results * plane;
+        let out = Out { y, sample: results * shape.groups * plane, base, bias };
+        if let Some(narrow) = &narrow {
+            strip::run(narrow, &source, w, &out);
+            continue;
+        }
         with_room(|room| {
             let taps = shape.kernel.iter().product();
             let ([weights], places) = room.parts([slivers * steps * LANES], taps);
@@ -168,25 +222,21 @@ pub(super) fn compute(walk: Walk, x: &[f32], w: &[f32], bias: Option<&[f32]>, y:
             for pass in 0..passes(&axes) {
                 let pass = walk.pass(&axes, pass);
                 let (part, tail) = rest.split_at_mut(slivers * pass.k * LANES);
-                let w = &w[group * filters..(group + 1) * filters];
                 walk.pack(&axes, &pass, w, part, places);
                 rest = tail;
             }
-            let source = Source { data: x, sample, channel: group * sums, channels: sums };
-            let bias = bias.map(|bias| &bias[group * results..(group + 1) * results]);
-            let base = group * results * plane;
-            let out = Out { y, sample: results * shape.groups * plane, base, bias };
             Blocks { walk, axes, source, weights, slivers, steps, out }.run();
         });
     }
 }
 
 /// Where the result goes.
-struct Out<'a> {
-    y: Target,
-    sample: usize,
-    base: usize,
-    bias: Option<&'a [f32]>,
+pub(super) struct Out<'a> {
+    pub y: Target,
+    /// Elements from one sample to the next, and from its start to the first channel.
+    pub sample: usize,
+    pub base: usize,
+    pub bias: Option<&'a [f32]>,
 }
 
 /// One group, cut into blocks of positions.
