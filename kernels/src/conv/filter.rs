@@ -4,12 +4,12 @@
 //! `d_y` is transposed block by block into slivers; the source is read where it lies or from a copy
 //! with zeros around, as in the forward.
 
-use super::ConvShape;
 use super::axis::Way;
 use super::image::{Area, Cut, Image, Source, copy_len, in_place};
 use super::room::{Target, with_room};
 use super::store::columns;
 use super::tile::{Kernels, Tile, even, kernels};
+use super::{ConvShape, bias_backward};
 use crate::cpu::ahead::Ahead;
 use crate::cpu::lanes::LANES;
 use crate::gemm::pack_slivers;
@@ -39,6 +39,9 @@ pub(super) fn compute(
         d_bias.into_iter().for_each(|d| d.fill(0.0));
         return;
     }
+    if let Some(mirrored) = mirrored(shape) {
+        return mirror(&mirrored, x, d_y, d_w, d_bias);
+    }
     let slivers = outputs.div_ceil(LANES);
     let work = positions * shape.batch * inputs * taps * slivers * LANES;
     // Cuts may depend on the number of threads: a sum does not depend on the cut it lies in.
@@ -66,6 +69,61 @@ pub(super) fn compute(
             task.run();
         }
     });
+}
+
+/// The convolution in which data and result change places, if the filter's gradient is cheaper there:
+/// its result has the channels to fill the lanes with. `None` also where a stride is in the way.
+fn mirrored(shape: &ConvShape) -> Option<ConvShape> {
+    let (inputs, outputs) = shape.group_channels();
+    let mut padding = [0; 3];
+    for (a, padding) in padding.iter_mut().enumerate() {
+        let reach = shape.dilation[a] * (shape.kernel[a] - 1);
+        *padding = reach.checked_sub(shape.padding[a])?;
+        if shape.stride[a] != 1 || shape.output[a] + reach != shape.input[a] + 2 * shape.padding[a]
+        {
+            return None;
+        }
+    }
+    let cost = |rows: usize, lanes: usize, places: [usize; 3]| {
+        (rows * lanes.div_ceil(LANES)).saturating_mul(places.iter().product())
+    };
+    let (here, there) = (cost(inputs, outputs, shape.output), cost(outputs, inputs, shape.input));
+    // A third pass over `d_y` and turning the result around must pay.
+    (there + there / 4 < here).then_some(ConvShape {
+        channels_in: shape.channels_out,
+        channels_out: shape.channels_in,
+        input: shape.output,
+        output: shape.input,
+        padding,
+        ..*shape
+    })
+}
+
+/// Computes the gradients by those of the mirrored convolution: channels change places, and taps are
+/// counted from the other end.
+fn mirror(
+    mirrored: &ConvShape,
+    x: &[f32],
+    d_y: &[f32],
+    d_w: &mut [f32],
+    d_bias: Option<&mut [f32]>,
+) {
+    let (outputs, inputs) = mirrored.group_channels();
+    let taps: usize = mirrored.kernel.iter().product();
+    with_room(|room| {
+        let ([turned], _) = room.parts([d_w.len()], 0);
+        compute(mirrored, d_y, x, turned, None);
+        for (row, d_w) in d_w.chunks_exact_mut(taps).enumerate() {
+            let (output, input) = (row / inputs, row % inputs);
+            let (group, output) = (output / outputs, output % outputs);
+            let from = ((group * inputs + input) * outputs + output) * taps;
+            let from = turned[from..from + taps].iter().rev();
+            d_w.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+        }
+    });
+    if let Some(d_bias) = d_bias {
+        bias_backward(d_y, d_bias, mirrored.input.iter().product());
+    }
 }
 
 /// Some channels of the source and some of the result, over all positions of all samples.

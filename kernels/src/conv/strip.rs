@@ -207,7 +207,9 @@ pub(super) fn cost(walk: &Walk) -> Option<usize> {
     }
     let line = axes[2].count + (axes[2].reach.1 - axes[2].reach.0) as usize;
     let run = axes[0].count * (axes[1].count * line).div_ceil(LANES);
-    let steps: usize = (0..passes(&axes)).map(|pass| walk.pass(&axes, pass).k + 1).sum();
+    // What it takes to bring a vector home; one that is scattered goes number by number.
+    let home = if axes[2].classes == 1 { 2 } else { 20 };
+    let steps: usize = (0..passes(&axes)).map(|pass| walk.pass(&axes, pass).k + home).sum();
     Some(run.saturating_mul(walk.channels().1).saturating_mul(steps))
 }
 
