@@ -179,15 +179,12 @@ pub(super) unsafe fn begin<const R: usize, const V: usize>(t: &Tile) -> Sums<R, 
     // SAFETY: the lanes that the mask lets through are in bounds; the caller vouches for the CPU.
     unsafe {
         let mut sum = [[_mm512_setzero_ps(); V]; R];
-        let mask = (0xffff_u32 >> (16 - t.last)) as __mmask16;
-        for (r, row) in sum.iter_mut().enumerate() {
-            for (v, x) in row.iter_mut().enumerate() {
-                let c = t.c.wrapping_add(r * t.c_row + v * 16);
-                if t.from_c {
-                    *x = _mm512_maskz_loadu_ps(if v + 1 == V { mask } else { 0xffff }, c);
-                } else {
-                    // By the time of the store its line is here.
-                    _mm_prefetch::<_MM_HINT_T0>(c.cast_const().cast());
+        if t.from_c {
+            let mask = (0xffff_u32 >> (16 - t.last)) as __mmask16;
+            for (r, row) in sum.iter_mut().enumerate() {
+                for (v, x) in row.iter_mut().enumerate() {
+                    let lanes = if v + 1 == V { mask } else { 0xffff };
+                    *x = _mm512_maskz_loadu_ps(lanes, t.c.add(r * t.c_row + v * 16));
                 }
             }
         }

@@ -33,7 +33,7 @@ const FEW_ROWS_PACK: usize = 9216;
 const ONCE: usize = 32;
 /// Multiply-adds that are worth a task of their own, counting a row as at least 8: fewer rows wait
 /// for memory instead.
-const TASK: usize = 2 << 20;
+const TASK: usize = 1 << 20;
 /// Most tasks of one product for each thread: some, so that a late thread does not hold up all.
 const TASKS_PER_THREAD: usize = 4;
 
