@@ -3,7 +3,7 @@
 //!
 //! All steps but the last run on one thread: threads are the idea of the last one.
 
-use etude_kernels::ladder::{Step, lstm};
+use etude_kernels::ladder::{Step, gemm, lstm};
 use etude_kernels::recurrent::Sizes;
 use etude_kernels::threads::Pool;
 
@@ -13,19 +13,23 @@ use super::{Job, Options, Sink, random};
 use crate::error::{Error, Result};
 
 /// The kernels that have a ladder.
-const FAMILIES: [&str; 1] = ["lstm"];
+const FAMILIES: [&str; 2] = ["gemm", "lstm"];
 const MOST: usize = 1 << 16;
 
 /// Refuses a case that cannot be run.
 pub fn check(case: &Case) -> Result<()> {
-    case.word("kernel", &FAMILIES, true)?;
-    Lstm::read(case).map(drop)
+    match case.word("kernel", &FAMILIES, true)? {
+        "gemm" => Gemm::read(case).map(drop),
+        _ => Lstm::read(case).map(drop),
+    }
 }
 
 /// Times every step of one ladder.
 pub fn run(case: &Case, _: &Options, sink: &mut Sink) -> Result<()> {
-    case.word("kernel", &FAMILIES, true)?;
-    Lstm::read(case)?.run(sink)
+    match case.word("kernel", &FAMILIES, true)? {
+        "gemm" => Gemm::read(case)?.run(sink),
+        _ => Lstm::read(case)?.run(sink),
+    }
 }
 
 /// Times `steps`, the last one on all threads and the others on one.
@@ -47,6 +51,34 @@ fn climb<F: Copy + Sync>(
         sink.time(step.name, job, &mut || call(step.run))?;
     }
     Ok(())
+}
+
+struct Gemm {
+    m: usize,
+    n: usize,
+    k: usize,
+}
+
+impl Gemm {
+    fn read(case: &Case) -> Result<Gemm> {
+        case.only(&["kernel", "m", "n", "k"])?;
+        let count = |key| case.count(key, MOST);
+        let Gemm { m, n, k } = Gemm { m: count("m")?, n: count("n")?, k: count("k")? };
+        [m * k, k * n, m * n].into_iter().try_for_each(|numbers| case.holds(numbers))?;
+        Ok(Gemm { m, n, k })
+    }
+
+    fn run(&self, sink: &mut Sink) -> Result<()> {
+        let Gemm { m, n, k } = *self;
+        let (a, b) = (random(1, m * k), random(2, k * n));
+        let mut c = Aligned::filled(0.0, m * n);
+        let job = Job {
+            flops: Some(2.0 * (m * n) as f64 * k as f64),
+            bytes: Some(4.0 * (m * k + k * n + m * n) as f64),
+            ..Job::default()
+        };
+        climb(gemm::STEPS, job, sink, &mut |step| step(&a, &b, &mut c, m, n, k))
+    }
 }
 
 struct Lstm {

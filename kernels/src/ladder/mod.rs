@@ -5,6 +5,7 @@
 //! idea to the step before. `etude bench ladder` prints what each of them buys on the machine at hand;
 //! the tests hold every step against [`mod@crate::reference`].
 
+pub mod gemm;
 pub mod lstm;
 
 /// One rung: a function, its name in the table, and the idea that it adds to the rung before.
