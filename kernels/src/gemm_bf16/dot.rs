@@ -71,7 +71,6 @@ pub(super) fn product(a: Operand, b: Operand, to: To) {
     // Whole groups of columns; a column's sums do not depend on the cut.
     let grain = (TASK / k).next_multiple_of(24).max(24);
     parallel_for(n, grain, |columns| {
-        let left = left;
         // SAFETY: the CPU was asserted; `Operand` checked the bounds of B; columns are this task's.
         unsafe { some_columns(left, (data, b.col_stride, k), columns, to) }
     });
