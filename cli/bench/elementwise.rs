@@ -1,7 +1,7 @@
 //! Operations that are bound by memory: one pass over `[rows, cols]` each.
 
 use etude_kernels::activation::{Activation, bias_activation_forward};
-use etude_kernels::elementwise::{Unary, unary_forward};
+use etude_kernels::elementwise::{Unary, copy_forward, unary_forward};
 use etude_kernels::embedding::embedding_forward;
 use etude_kernels::norm::layer_norm_forward;
 use etude_kernels::optim::{AdamStep, adam};
@@ -81,7 +81,7 @@ pub fn run(case: &Case, _: &Options, sink: &mut Sink) -> Result<()> {
     };
     let mut y = Aligned::filled(0.0, n);
     match op {
-        "copy" => sink.time("etude", job, &mut || y.copy_from_slice(&x)),
+        "copy" => sink.time("etude", job, &mut || copy_forward(&x, &mut y)),
         "softmax" => sink.time("etude", job, &mut || softmax_forward(&x, &mut y, cols)),
         "cross_entropy" => {
             let (targets, mut losses) = (ids(cols), vec![0.0; rows]);

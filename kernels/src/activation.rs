@@ -4,11 +4,11 @@
 //! just written: nothing else is kept.
 
 use crate::cpu::activation as cpu;
+use crate::cpu::bypass::write_rows;
 use crate::cpu::lanes::dispatch;
 use crate::cpu::map;
 use crate::cpu::shared::{Shared, with_scratch};
 use crate::elementwise::{axpy, rows_of_cut, zip};
-use crate::threads::parallel_for;
 
 /// A function between two layers.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -100,17 +100,11 @@ pub fn bias_activation_forward(
 ) {
     let cols = bias.len();
     assert!(x.len() == y.len() && residual.is_none_or(|r| r.len() == y.len()));
-    if cols == 0 {
-        return assert!(x.is_empty());
-    }
-    assert!(x.len().is_multiple_of(cols));
-    let y = Shared::new(y);
-    parallel_for(x.len() / cols, rows_of_cut(cols), |rows| {
+    assert!(cols > 0 || x.is_empty());
+    write_rows(y, cols, rows_of_cut(cols), |rows, y, past| {
         let at = rows.start * cols..rows.end * cols;
-        // SAFETY: pieces do not overlap.
-        let y = unsafe { y.slice(at.clone()) };
         let (x, residual) = (&x[at.clone()], residual.map_or(&[][..], |r| &r[at]));
-        with_activation!(f, |f| dispatch(cpu::BiasActivation { f, x, bias, residual, y }))
+        with_activation!(f, |f| dispatch(cpu::BiasActivation { f, x, bias, residual, y, past }))
     });
 }
 
@@ -138,13 +132,12 @@ pub fn bias_activation_backward(
     let grain = rows_of_cut(cols).max(rows.div_ceil(32));
     with_scratch(rows.div_ceil(grain) * cols, |sums| {
         sums.fill(0.0);
-        let (shared, d_x) = (Shared::new(sums), Shared::new(d_x));
-        parallel_for(rows, grain, |rows| {
+        let shared = Shared::new(sums);
+        write_rows(d_x, cols, grain, |rows, d_x, past| {
             let at = rows.start * cols..rows.end * cols;
             let place = rows.start / grain * cols;
-            // SAFETY: pieces do not overlap, and each has a place of its own for its sums.
-            let (d_x, d_bias) =
-                unsafe { (d_x.slice(at.clone()), shared.slice(place..place + cols)) };
+            // SAFETY: each piece has a place of its own for its sums.
+            let d_bias = unsafe { shared.slice(place..place + cols) };
             let (x, d_y) = (&x[at.clone()], &d_y[at]);
             with_slope!(f, |slope| dispatch(cpu::BiasActivationBackward {
                 slope,
@@ -152,7 +145,8 @@ pub fn bias_activation_backward(
                 bias,
                 d_y,
                 d_x,
-                d_bias
+                d_bias,
+                past
             }))
         });
         for group in sums.chunks_exact(cols) {

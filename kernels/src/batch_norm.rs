@@ -2,7 +2,9 @@
 //!
 //! Channels are cut for the threads, and a channel's bits depend on nothing but the channel.
 
-use crate::cpu::batch_norm::{BatchNorm, BatchNormBackward, ChannelAffine, Long, Planes, Thin};
+use crate::cpu::batch_norm::{
+    BatchNorm, BatchNormBackward, ChannelAffine, Long, MOST, Planes, Thin,
+};
 use crate::cpu::lanes::dispatch;
 use crate::cpu::shared::{Shared, with_scratch};
 use crate::elementwise::{CUT, rows_of_cut};
@@ -15,15 +17,23 @@ const THIN: usize = 16;
 const COLUMNS: usize = 64;
 
 /// Runs `f` over channels, a part at a time.
-fn over_channels(numbers: usize, channels: usize, space: usize, f: impl Fn(Planes) + Sync) {
+fn over_channels(
+    numbers: usize,
+    channels: usize,
+    space: usize,
+    f: impl Fn(Planes, &mut [f32]) + Sync,
+) {
     if numbers == 0 {
         return;
     }
     assert!(numbers.is_multiple_of(channels * space));
     let batch = numbers / (channels * space);
-    let grain = (CUT / (batch * space)).max(if space < THIN { COLUMNS.div_ceil(space) } else { 1 });
+    let least = if space < THIN { COLUMNS.div_ceil(space) } else { 1 };
+    let grain = (CUT / (batch * space)).clamp(least, MOST);
     parallel_for(channels, grain, |at| {
-        f(Planes { batch, channels, space, from: at.start, to: at.end });
+        let at = Planes { batch, channels, space, from: at.start, to: at.end };
+        let columns = if space < THIN { (at.to - at.from) * space } else { 0 };
+        with_scratch(6 * columns, |room| f(at, room));
     });
 }
 
@@ -50,12 +60,12 @@ pub fn batch_norm_forward(
     assert!(x.len() == y.len() && bias.len() == channels);
     assert!(mean.len() == channels && var.len() == channels);
     let (y, mean, var) = (Shared::new(y), Shared::new(mean), Shared::new(var));
-    over_channels(x.len(), channels, space, |at| {
+    over_channels(x.len(), channels, space, |at, room| {
         let range = at.from..at.to;
         // SAFETY: each task has channels of its own.
         let (mean, var) = unsafe { (mean.slice(range.clone()), var.slice(range.clone())) };
         let (weight, bias) = (&weight[range.clone()], &bias[range]);
-        let body = BatchNorm { x, weight, bias, y, mean, var, eps, at };
+        let body = BatchNorm { x, weight, bias, y, mean, var, eps, at, room };
         if space < THIN { dispatch(Thin(body)) } else { dispatch(Long(body)) }
     });
 }
@@ -83,13 +93,14 @@ pub fn batch_norm_backward(
     assert!(d_weight.len() == channels && d_bias.len() == channels);
     let d_x = Shared::new(d_x);
     let (d_weight, d_bias) = (Shared::new(d_weight), Shared::new(d_bias));
-    over_channels(x.len(), channels, space, |at| {
+    over_channels(x.len(), channels, space, |at, room| {
         let range = at.from..at.to;
         // SAFETY: each task has channels of its own.
         let (d_weight, d_bias) =
             unsafe { (d_weight.slice(range.clone()), d_bias.slice(range.clone())) };
         let (weight, mean, var) = (&weight[range.clone()], &mean[range.clone()], &var[range]);
-        let body = BatchNormBackward { x, weight, mean, var, d_y, d_x, d_weight, d_bias, eps, at };
+        let body =
+            BatchNormBackward { x, weight, mean, var, d_y, d_x, d_weight, d_bias, eps, at, room };
         if space < THIN { dispatch(Thin(body)) } else { dispatch(Long(body)) }
     });
 }

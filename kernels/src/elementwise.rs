@@ -3,6 +3,7 @@
 //! Each call reads and writes memory once. Big slices are cut into pieces of `CUT` numbers for the
 //! threads: results are the same bits for any number of threads, and on every tier.
 
+use crate::cpu::bypass::{exceeds_cache, settle, stream_out, write_rows};
 use crate::cpu::lanes::dispatch;
 use crate::cpu::map::{self, Map, Zip};
 use crate::cpu::shared::{Shared, with_scratch};
@@ -77,36 +78,22 @@ pub enum Binary {
 
 pub(crate) fn map(f: impl Map, x: &[f32], y: &mut [f32]) {
     assert_eq!(x.len(), y.len());
-    let y = Shared::new(y);
-    parallel_for(x.len(), CUT, |at| {
-        // SAFETY: pieces do not overlap.
-        let y = unsafe { y.slice(at.clone()) };
-        dispatch(map::MapBody { f, x: &x[at], y });
-    });
+    write_rows(y, 1, CUT, |at, y, past| dispatch(map::MapBody { f, x: &x[at], y, past }));
 }
 
 pub(crate) fn zip(f: impl Zip, a: &[f32], b: &[f32], y: &mut [f32]) {
     assert!(a.len() == y.len() && b.len() == y.len());
-    let y = Shared::new(y);
-    parallel_for(a.len(), CUT, |at| {
-        // SAFETY: pieces do not overlap.
-        let y = unsafe { y.slice(at.clone()) };
-        dispatch(map::ZipBody { f, a: &a[at.clone()], b: &b[at], y });
+    write_rows(y, 1, CUT, |at, y, past| {
+        dispatch(map::ZipBody { f, a: &a[at.clone()], b: &b[at], y, past });
     });
 }
 
 fn zip_rows(f: impl Zip, a: &[f32], b: &[f32], y: &mut [f32]) {
     let cols = b.len();
     assert!(a.len() == y.len() && (cols == 0 && a.is_empty() || a.len().is_multiple_of(cols)));
-    if cols == 0 {
-        return;
-    }
-    let y = Shared::new(y);
-    parallel_for(a.len() / cols, rows_of_cut(cols), |rows| {
-        let at = rows.start * cols..rows.end * cols;
-        // SAFETY: pieces do not overlap.
-        let y = unsafe { y.slice(at.clone()) };
-        dispatch(map::ZipRowsBody { f, a: &a[at], b, y });
+    write_rows(y, cols, rows_of_cut(cols), |rows, y, past| {
+        let a = &a[rows.start * cols..rows.end * cols];
+        dispatch(map::ZipRowsBody { f, a, b, y, past });
     });
 }
 
@@ -149,7 +136,7 @@ pub fn unary_forward(f: Unary, x: &[f32], y: &mut [f32]) {
         Unary::Silu => map(map::Silu, x, y),
         Unary::Elu(alpha) => map(map::Elu(alpha), x, y),
         Unary::Softplus => map(map::Softplus, x, y),
-        Unary::Pow(1.0) => y.copy_from_slice(x),
+        Unary::Pow(1.0) => copy_forward(x, y),
         Unary::Pow(2.0) => map(map::Square, x, y),
         Unary::Pow(3.0) => map(map::Cube, x, y),
         Unary::Pow(-1.0) => map(map::Recip, x, y),
@@ -161,6 +148,25 @@ pub fn unary_forward(f: Unary, x: &[f32], y: &mut [f32]) {
         Unary::Erf => map(map::Erf, x, y),
         Unary::Abs => map(map::Abs, x, y),
     }
+}
+
+/// Copies `x` to `y`.
+///
+/// # Shapes
+/// `x`, `y` `[n]`.
+pub fn copy_forward(x: &[f32], y: &mut [f32]) {
+    assert_eq!(x.len(), y.len());
+    let (past, y) = (exceeds_cache(y.len()), Shared::new(y));
+    parallel_for(x.len(), CUT, |at| {
+        // SAFETY: pieces do not overlap.
+        let y = unsafe { y.slice(at.clone()) };
+        if past {
+            stream_out(&x[at], y);
+            settle();
+        } else {
+            y.copy_from_slice(&x[at]);
+        }
+    });
 }
 
 /// Applies `f` to every pair.

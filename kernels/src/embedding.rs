@@ -1,5 +1,6 @@
 //! Rows of a table by id, and the gradient of that.
 
+use crate::cpu::bypass::{stream_out, write_rows};
 use crate::cpu::lanes::dispatch;
 use crate::cpu::map::{Add, UpdateBody};
 use crate::cpu::shared::Shared;
@@ -28,14 +29,7 @@ pub fn embedding_forward(
 ) {
     assert_eq!(ids.len() * width, y.len() * active);
     assert!(bias.is_none_or(|bias| bias.len() == width));
-    if width == 0 {
-        return;
-    }
-    let rows = y.len() / width;
-    let y = Shared::new(y);
-    parallel_for(rows, rows_of_cut(width), |rows| {
-        // SAFETY: pieces do not overlap.
-        let y = unsafe { y.slice(rows.start * width..rows.end * width) };
+    write_rows(y, width, rows_of_cut(width), |rows, y, past| {
         for (r, y) in rows.zip(y.chunks_exact_mut(width)) {
             let mut hot = ids[r * active..(r + 1) * active]
                 .iter()
@@ -46,6 +40,7 @@ pub fn embedding_forward(
                     y.copy_from_slice(bias);
                     first.into_iter().for_each(|x| dispatch(UpdateBody { f: Add, x, y }));
                 }
+                (None, Some(first)) if past && active == 1 => stream_out(first, y),
                 (None, Some(first)) => y.copy_from_slice(first),
                 (None, None) => y.fill(0.0),
             }

@@ -1,10 +1,10 @@
 //! Layer normalisation.
 
+use crate::cpu::bypass::write_rows;
 use crate::cpu::lanes::dispatch;
 use crate::cpu::norm::{LayerNorm, LayerNormBackward};
 use crate::cpu::shared::{Shared, with_scratch};
 use crate::elementwise::{axpy, rows_of_cut};
-use crate::threads::parallel_for;
 
 /// Computes `y = (x - mean) / sqrt(var + eps) * weight + bias` for each row.
 ///
@@ -25,16 +25,12 @@ pub fn layer_norm_forward(
     let (rows, cols) = (mean.len(), weight.len());
     assert!(x.len() == y.len() && bias.len() == cols && x.len() == rows * cols);
     assert_eq!(rstd.len(), rows);
-    if cols == 0 {
-        return;
-    }
-    let (y, mean, rstd) = (Shared::new(y), Shared::new(mean), Shared::new(rstd));
-    parallel_for(rows, rows_of_cut(cols), |rows| {
-        let at = rows.start * cols..rows.end * cols;
+    let (mean, rstd) = (Shared::new(mean), Shared::new(rstd));
+    write_rows(y, cols, rows_of_cut(cols), |rows, y, past| {
+        let x = &x[rows.start * cols..rows.end * cols];
         // SAFETY: pieces do not overlap.
-        let (y, mean, rstd) =
-            unsafe { (y.slice(at.clone()), mean.slice(rows.clone()), rstd.slice(rows)) };
-        dispatch(LayerNorm { x: &x[at], weight, bias, y, mean, rstd, eps });
+        let (mean, rstd) = unsafe { (mean.slice(rows.clone()), rstd.slice(rows)) };
+        dispatch(LayerNorm { x, weight, bias, y, mean, rstd, eps, past });
     });
 }
 
@@ -62,13 +58,12 @@ pub fn layer_norm_backward(
     let grain = rows_of_cut(cols).max(rows.div_ceil(32));
     with_scratch(rows.div_ceil(grain) * 2 * cols, |sums| {
         sums.fill(0.0);
-        let (shared, d_x) = (Shared::new(sums), Shared::new(d_x));
-        parallel_for(rows, grain, |rows| {
+        let shared = Shared::new(sums);
+        write_rows(d_x, cols, grain, |rows, d_x, _| {
             let at = rows.start * cols..rows.end * cols;
             let place = rows.start / grain * 2 * cols;
-            // SAFETY: pieces do not overlap, and each has a place of its own for its sums.
-            let (d_x, sums) =
-                unsafe { (d_x.slice(at.clone()), shared.slice(place..place + 2 * cols)) };
+            // SAFETY: each piece has a place of its own for its sums.
+            let sums = unsafe { shared.slice(place..place + 2 * cols) };
             let (d_weight, d_bias) = sums.split_at_mut(cols);
             let (x, d_y) = (&x[at.clone()], &d_y[at]);
             let (mean, rstd) = (&mean[rows.clone()], &rstd[rows]);

@@ -3,11 +3,13 @@
 //! A row is read from memory once: its later passes find it in cache. Rows are cut for the threads by
 //! size alone, and a row's bits depend on nothing but the row.
 
+use crate::cpu::bypass::write_rows;
 use crate::cpu::lanes::dispatch;
 use crate::cpu::rows::{CrossEntropy, LogSoftmax, Softmax, SoftmaxBackward};
-use crate::cpu::shared::Shared;
+use crate::cpu::shared::{Shared, with_scratch};
 use crate::elementwise::rows_of_cut;
 use crate::threads::parallel_for;
+use std::ops::Range;
 
 /// Marks a row that has no target (padding): its loss and its gradient are 0.
 pub const NO_TARGET: u32 = u32::MAX;
@@ -18,16 +20,11 @@ pub const NO_TARGET: u32 = u32::MAX;
 /// `x`, `y` `[rows, cols]`.
 pub fn softmax_forward(x: &[f32], y: &mut [f32], cols: usize) {
     assert_eq!(x.len(), y.len());
-    if cols == 0 {
-        return;
-    }
-    assert!(x.len().is_multiple_of(cols));
-    let y = Shared::new(y);
-    parallel_for(x.len() / cols, rows_of_cut(cols), |rows| {
-        let at = rows.start * cols..rows.end * cols;
-        // SAFETY: pieces do not overlap.
-        let y = unsafe { y.slice(at.clone()) };
-        dispatch(Softmax { x: &x[at], y, cols });
+    write_rows(y, cols, rows_of_cut(cols), |rows, y, past| {
+        let x = &x[rows.start * cols..rows.end * cols];
+        with_scratch(if past { cols } else { 0 }, |room| {
+            dispatch(Softmax { x, y, cols, past, room });
+        });
     });
 }
 
@@ -41,16 +38,9 @@ pub fn softmax_backward(y: &[f32], d_y: &[f32], d_x: &mut [f32], cols: usize) {
 
 fn softmax_gradient(y: &[f32], d_y: &[f32], d_x: &mut [f32], cols: usize, log: bool) {
     assert!(y.len() == d_y.len() && y.len() == d_x.len());
-    if cols == 0 {
-        return;
-    }
-    assert!(y.len().is_multiple_of(cols));
-    let d_x = Shared::new(d_x);
-    parallel_for(y.len() / cols, rows_of_cut(cols), |rows| {
+    write_rows(d_x, cols, rows_of_cut(cols), |rows, d_x, past| {
         let at = rows.start * cols..rows.end * cols;
-        // SAFETY: pieces do not overlap.
-        let d_x = unsafe { d_x.slice(at.clone()) };
-        dispatch(SoftmaxBackward { y: &y[at.clone()], d_y: &d_y[at], d_x, cols, log });
+        dispatch(SoftmaxBackward { y: &y[at.clone()], d_y: &d_y[at], d_x, cols, log, past });
     });
 }
 
@@ -60,16 +50,8 @@ fn softmax_gradient(y: &[f32], d_y: &[f32], d_x: &mut [f32], cols: usize, log: b
 /// `x`, `y` `[rows, cols]`.
 pub fn log_softmax_forward(x: &[f32], y: &mut [f32], cols: usize) {
     assert_eq!(x.len(), y.len());
-    if cols == 0 {
-        return;
-    }
-    assert!(x.len().is_multiple_of(cols));
-    let y = Shared::new(y);
-    parallel_for(x.len() / cols, rows_of_cut(cols), |rows| {
-        let at = rows.start * cols..rows.end * cols;
-        // SAFETY: pieces do not overlap.
-        let y = unsafe { y.slice(at.clone()) };
-        dispatch(LogSoftmax { x: &x[at], y, cols });
+    write_rows(y, cols, rows_of_cut(cols), |rows, y, past| {
+        dispatch(LogSoftmax { x: &x[rows.start * cols..rows.end * cols], y, cols, past });
     });
 }
 
@@ -101,16 +83,18 @@ pub fn cross_entropy_forward(
 ) {
     assert!(targets.len() == losses.len() && logits.len() == targets.len() * vocab);
     assert!(d_logits.is_empty() || d_logits.len() == logits.len());
-    let with_gradient = !d_logits.is_empty();
-    let (losses, d_logits) = (Shared::new(losses), Shared::new(d_logits));
-    parallel_for(targets.len(), rows_of_cut(vocab), |rows| {
-        let at = rows.start * vocab..rows.end * vocab;
+    let losses = Shared::new(losses);
+    let run = |rows: Range<usize>, d_logits: &mut [f32], past: bool| {
         // SAFETY: pieces do not overlap.
-        let (losses, d_logits) = unsafe {
-            let part = if with_gradient { at.clone() } else { 0..0 };
-            (losses.slice(rows.clone()), d_logits.slice(part))
-        };
-        let (logits, targets) = (&logits[at], &targets[rows]);
-        dispatch(CrossEntropy { logits, targets, losses, d_logits, scale, vocab });
-    });
+        let losses = unsafe { losses.slice(rows.clone()) };
+        let logits = &logits[rows.start * vocab..rows.end * vocab];
+        let targets = &targets[rows];
+        with_scratch(if past { vocab } else { 0 }, |room| {
+            dispatch(CrossEntropy { logits, targets, losses, d_logits, scale, vocab, past, room });
+        });
+    };
+    if d_logits.is_empty() {
+        return parallel_for(targets.len(), rows_of_cut(vocab), |rows| run(rows, &mut [], false));
+    }
+    write_rows(d_logits, vocab, rows_of_cut(vocab), run);
 }

@@ -1,7 +1,8 @@
 //! Activations of `x + bias`, and the gradients of that.
 
+use super::bypass::before_line;
 use super::lanes::{Body, LANES, Lanes};
-use super::map::{self, Map, Zip, update_row, zip_row};
+use super::map::{Map, Zip, put, zip_out};
 use super::math;
 
 /// Defines `d_x = f'(x) d_y` as functions of two numbers.
@@ -78,32 +79,52 @@ pub(crate) struct BiasActivation<'a, F> {
     /// As long as `x`, or empty.
     pub residual: &'a [f32],
     pub y: &'a mut [f32],
+    /// Whether the result goes past the cache.
+    pub past: bool,
+}
+
+/// `y = f(x + bias) + residual`
+#[inline(always)]
+fn residual_blocks<L: Lanes, F: Map, const PAST: bool>(
+    f: F,
+    x: &[f32],
+    bias: &[f32],
+    residual: &[f32],
+    y: &mut [f32],
+) {
+    let (x, x_tail) = x.as_chunks::<LANES>();
+    let (bias, bias_tail) = bias.as_chunks::<LANES>();
+    let (residual, residual_tail) = residual.as_chunks::<LANES>();
+    let (y, y_tail) = y.as_chunks_mut::<LANES>();
+    for (((x, bias), residual), y) in x.iter().zip(bias).zip(residual).zip(y) {
+        let value = f.apply(L::load(x).add(L::load(bias)));
+        put::<L, PAST>(value.add(L::load(residual)), y);
+    }
+    if !x_tail.is_empty() {
+        let value = f.apply(L::load_part(x_tail).add(L::load_part(bias_tail)));
+        value.add(L::load_part(residual_tail)).store_part(y_tail);
+    }
 }
 
 impl<F: Map> Body for BiasActivation<'_, F> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lanes>(self) {
-        let cols = self.bias.len();
+        let (f, bias, cols) = (self.f, self.bias, self.bias.len());
+        let rows = self.x.chunks_exact(cols).zip(self.y.chunks_exact_mut(cols));
         if self.residual.is_empty() {
-            for (x, y) in self.x.chunks_exact(cols).zip(self.y.chunks_exact_mut(cols)) {
-                zip_row::<L, _>(Biased(self.f), x, self.bias, y);
+            for (x, y) in rows {
+                zip_out::<L, _>(self.past, Biased(f), x, bias, y);
             }
             return;
         }
-        let (bias, bias_tail) = self.bias.as_chunks::<LANES>();
-        let rows = self.x.chunks_exact(cols).zip(self.residual.chunks_exact(cols));
-        for ((x, residual), y) in rows.zip(self.y.chunks_exact_mut(cols)) {
-            let (x, x_tail) = x.as_chunks::<LANES>();
-            let (residual, residual_tail) = residual.as_chunks::<LANES>();
-            let (y, y_tail) = y.as_chunks_mut::<LANES>();
-            for (((x, bias), residual), y) in x.iter().zip(bias).zip(residual).zip(y) {
-                let value = self.f.apply(L::load(x).add(L::load(bias)));
-                value.add(L::load(residual)).store(y);
-            }
-            if !x_tail.is_empty() {
-                let value = self.f.apply(L::load_part(x_tail).add(L::load_part(bias_tail)));
-                value.add(L::load_part(residual_tail)).store_part(y_tail);
+        for ((x, y), residual) in rows.zip(self.residual.chunks_exact(cols)) {
+            let head = if self.past { before_line(y) } else { cols };
+            let ((x, x_rest), (b, b_rest)) = (x.split_at(head), bias.split_at(head));
+            let ((r, r_rest), (y, y_rest)) = (residual.split_at(head), y.split_at_mut(head));
+            residual_blocks::<L, F, false>(f, x, b, r, y);
+            if self.past {
+                residual_blocks::<L, F, true>(f, x_rest, b_rest, r_rest, y_rest);
             }
         }
     }
@@ -117,28 +138,52 @@ pub(crate) struct BiasActivationBackward<'a, F> {
     pub d_y: &'a [f32],
     pub d_x: &'a mut [f32],
     pub d_bias: &'a mut [f32],
+    /// Whether the result goes past the cache.
+    pub past: bool,
+}
+
+#[inline(always)]
+fn backward_blocks<L: Lanes, F: Zip, const PAST: bool>(
+    slope: F,
+    x: &[f32],
+    bias: &[f32],
+    d_y: &[f32],
+    d_x: &mut [f32],
+    d_bias: &mut [f32],
+) {
+    let (x, x_tail) = x.as_chunks::<LANES>();
+    let (bias, bias_tail) = bias.as_chunks::<LANES>();
+    let (d_y, d_y_tail) = d_y.as_chunks::<LANES>();
+    let (d_x, d_x_tail) = d_x.as_chunks_mut::<LANES>();
+    let (d_bias, d_bias_tail) = d_bias.as_chunks_mut::<LANES>();
+    for ((((x, bias), d_y), d_x), d_bias) in x.iter().zip(bias).zip(d_y).zip(d_x).zip(d_bias) {
+        let d = slope.apply(L::load(x).add(L::load(bias)), L::load(d_y));
+        put::<L, PAST>(d, d_x);
+        d.add(L::load(d_bias)).store(d_bias);
+    }
+    if !x_tail.is_empty() {
+        let x = L::load_part(x_tail).add(L::load_part(bias_tail));
+        let d = slope.apply(x, L::load_part(d_y_tail));
+        d.store_part(d_x_tail);
+        d.add(L::load_part(d_bias_tail)).store_part(d_bias_tail);
+    }
 }
 
 impl<F: Zip> Body for BiasActivationBackward<'_, F> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lanes>(self) {
-        let cols = self.bias.len();
-        let (bias, bias_tail) = self.bias.as_chunks::<LANES>();
+        let (slope, cols) = (self.slope, self.bias.len());
         let rows = self.x.chunks_exact(cols).zip(self.d_y.chunks_exact(cols));
         for ((x, d_y), d_x) in rows.zip(self.d_x.chunks_exact_mut(cols)) {
-            let (x, x_tail) = x.as_chunks::<LANES>();
-            let (d_y, d_y_tail) = d_y.as_chunks::<LANES>();
-            let (d, d_tail) = d_x.as_chunks_mut::<LANES>();
-            for (((x, bias), d_y), d) in x.iter().zip(bias).zip(d_y).zip(d) {
-                self.slope.apply(L::load(x).add(L::load(bias)), L::load(d_y)).store(d);
+            let head = if self.past { before_line(d_x) } else { cols };
+            let ((x, x_rest), (b, b_rest)) = (x.split_at(head), self.bias.split_at(head));
+            let ((d, d_rest), (d_x, d_x_rest)) = (d_y.split_at(head), d_x.split_at_mut(head));
+            let (sums, sums_rest) = self.d_bias.split_at_mut(head);
+            backward_blocks::<L, F, false>(slope, x, b, d, d_x, sums);
+            if self.past {
+                backward_blocks::<L, F, true>(slope, x_rest, b_rest, d_rest, d_x_rest, sums_rest);
             }
-            if !x_tail.is_empty() {
-                let x = L::load_part(x_tail).add(L::load_part(bias_tail));
-                self.slope.apply(x, L::load_part(d_y_tail)).store_part(d_tail);
-            }
-            // The row is in the first-level cache.
-            update_row::<L, _>(map::Add, d_x, self.d_bias);
         }
     }
 }

@@ -7,7 +7,7 @@
 use super::lanes::{Body, LANES, Lanes};
 use super::map::{self, Add, map_row, update_row, zip_row};
 use super::norm::{Scale, Slope, SquareFrom, plane_sums, scale_row, sum_long};
-use super::shared::{Shared, with_scratch};
+use super::shared::Shared;
 use std::ops::Range;
 
 /// Rows whose columns are added up in f32 before f64 takes over.
@@ -61,6 +61,8 @@ pub(crate) struct BatchNorm<'a> {
     pub var: &'a mut [f32],
     pub eps: f32,
     pub at: Planes,
+    /// Over thin planes: room for six numbers a column.
+    pub room: &'a mut [f32],
 }
 
 /// Vectors along planes.
@@ -75,10 +77,14 @@ impl Body for Long<BatchNorm<'_>> {
         let s = self.0;
         for c in s.at.from..s.at.to {
             let k = c - s.at.from;
-            let planes = || (0..s.at.batch).map(|b| &s.x[s.at.plane(b, c)]);
-            let sum: f64 = planes().map(|x| sum_long::<L, _>(map::Same, x)).sum();
+            let (mut sum, mut squares) = (0.0, 0.0);
+            for b in 0..s.at.batch {
+                sum += sum_long::<L, _>(map::Same, &s.x[s.at.plane(b, c)]);
+            }
             let mean = (sum / s.at.count()) as f32;
-            let squares: f64 = planes().map(|x| sum_long::<L, _>(SquareFrom(mean), x)).sum();
+            for b in 0..s.at.batch {
+                squares += sum_long::<L, _>(SquareFrom(mean), &s.x[s.at.plane(b, c)]);
+            }
             let var = (squares / s.at.count()) as f32;
             (s.mean[k], s.var[k]) = (mean, var);
             let (weight, bias) = (s.weight[k], s.bias[k]);
@@ -92,49 +98,85 @@ impl Body for Long<BatchNorm<'_>> {
     }
 }
 
-/// Adds `(x - mean)^2` to `sums`.
+/// Channels of a task over thin planes, at most.
+pub(crate) const MOST: usize = 256;
+
+/// A sum for each channel of a task.
+type Totals = [f64; MOST];
+
+/// A row of columns, to be added to their sums.
+trait Term: Copy {
+    fn add<L: Lanes>(self, row: Range<usize>, sums: &mut [f32]);
+}
+
+/// Adds up columns for each channel: 64 rows at a time in f32, the rest in f64.
 #[inline(always)]
-fn add_squares<L: Lanes>(x: &[f32], means: &[f32], sums: &mut [f32]) {
-    let mut u = 0;
-    while u < x.len() {
-        let end = x.len().min(u + LANES);
-        let d = part::<L>(&x[u..end]).sub(part(&means[u..end]));
-        store(d.mul_add(d, part(&sums[u..end])), &mut sums[u..end]);
-        u = end;
+fn columns<L: Lanes>(at: Planes, sums: &mut [f32], term: impl Term) -> Totals {
+    let mut totals = [0.0; MOST];
+    for begin in (0..at.batch).step_by(ROWS) {
+        sums.fill(0.0);
+        for b in begin..at.batch.min(begin + ROWS) {
+            term.add::<L>(at.row(b), sums);
+        }
+        for (total, sums) in totals.iter_mut().zip(sums.chunks_exact(at.space)) {
+            *total += sums.iter().map(|sum| f64::from(*sum)).sum::<f64>();
+        }
+    }
+    totals
+}
+
+/// `x`
+#[derive(Clone, Copy)]
+struct Plain<'a>(&'a [f32]);
+
+impl Term for Plain<'_> {
+    #[inline(always)]
+    fn add<L: Lanes>(self, row: Range<usize>, sums: &mut [f32]) {
+        update_row::<L, _>(Add, &self.0[row], sums);
     }
 }
 
-/// Adds up rows of columns for each channel: 64 rows at a time in f32, the rest in f64.
-///
-/// `add` adds one row to the sums of the columns; `done` gets each channel's number and its sum.
-#[inline(always)]
-fn columns(
-    at: Planes,
-    sums: &mut [f32],
-    mut add: impl FnMut(usize, &mut [f32]),
-    mut done: impl FnMut(usize, f64),
-) {
-    with_totals(at.to - at.from, |totals| {
-        for begin in (0..at.batch).step_by(ROWS) {
-            sums.fill(0.0);
-            for b in begin..at.batch.min(begin + ROWS) {
-                add(b, sums);
-            }
-            for (total, sums) in totals.iter_mut().zip(sums.chunks_exact(at.space)) {
-                *total += sums.iter().map(|sum| f64::from(*sum)).sum::<f64>();
-            }
-        }
-        totals.iter().enumerate().for_each(|(k, total)| done(k, *total));
-    });
+/// `(x - mean)^2`
+#[derive(Clone, Copy)]
+struct Squares<'a> {
+    x: &'a [f32],
+    means: &'a [f32],
 }
 
-/// Lends zeros for the sums of some channels: on the stack for as many as a task usually has.
-#[inline(always)]
-fn with_totals(len: usize, f: impl FnOnce(&mut [f64])) {
-    let mut few = [0.0; 256];
-    match few.get_mut(..len) {
-        Some(few) => f(few),
-        None => f(&mut vec![0.0; len]),
+impl Term for Squares<'_> {
+    #[inline(always)]
+    fn add<L: Lanes>(self, row: Range<usize>, sums: &mut [f32]) {
+        let (x, mut u) = (&self.x[row], 0);
+        while u < x.len() {
+            let end = x.len().min(u + LANES);
+            let d = part::<L>(&x[u..end]).sub(part(&self.means[u..end]));
+            store(d.mul_add(d, part(&sums[u..end])), &mut sums[u..end]);
+            u = end;
+        }
+    }
+}
+
+/// `d hat`
+#[derive(Clone, Copy)]
+struct Dots<'a> {
+    x: &'a [f32],
+    d: &'a [f32],
+    means: &'a [f32],
+    rstds: &'a [f32],
+}
+
+impl Term for Dots<'_> {
+    #[inline(always)]
+    fn add<L: Lanes>(self, row: Range<usize>, sums: &mut [f32]) {
+        let (x, d, mut u) = (&self.x[row.clone()], &self.d[row], 0);
+        while u < x.len() {
+            let end = x.len().min(u + LANES);
+            let hat = part::<L>(&x[u..end]).sub(part(&self.means[u..end]));
+            let hat = hat.mul(part(&self.rstds[u..end]));
+            let sum = part::<L>(&d[u..end]).mul_add(hat, part(&sums[u..end]));
+            store(sum, &mut sums[u..end]);
+            u = end;
+        }
     }
 }
 
@@ -150,36 +192,35 @@ impl Body for Thin<BatchNorm<'_>> {
     fn run<L: Lanes>(self) {
         let s = self.0;
         let (at, width, space) = (s.at, s.at.width(), s.at.space);
-        with_scratch(5 * width, |room| {
-            let (sums, room) = room.split_at_mut(width);
-            let (means, room) = room.split_at_mut(width);
-            let (rstds, room) = room.split_at_mut(width);
-            let (weights, biases) = room.split_at_mut(width);
-            let add = |b: usize, sums: &mut [f32]| update_row::<L, _>(Add, &s.x[at.row(b)], sums);
-            columns(at, sums, add, |k, sum| s.mean[k] = (sum / at.count()) as f32);
-            (0..s.mean.len()).for_each(|k| widen(means, k, space, s.mean[k]));
-            let add = |b: usize, sums: &mut [f32]| add_squares::<L>(&s.x[at.row(b)], means, sums);
-            columns(at, sums, add, |k, sum| s.var[k] = (sum / at.count()) as f32);
-            for k in 0..s.mean.len() {
-                widen(rstds, k, space, rstd(s.var[k], s.eps));
-                widen(weights, k, space, s.weight[k]);
-                widen(biases, k, space, s.bias[k]);
+        let (sums, room) = s.room.split_at_mut(width);
+        let (means, room) = room.split_at_mut(width);
+        let (rstds, room) = room.split_at_mut(width);
+        let (weights, biases) = room.split_at_mut(width);
+        let totals = columns::<L>(at, sums, Plain(s.x));
+        for (k, mean) in s.mean.iter_mut().enumerate() {
+            *mean = (totals[k] / at.count()) as f32;
+            widen(means, k, space, *mean);
+        }
+        let totals = columns::<L>(at, sums, Squares { x: s.x, means });
+        for (k, var) in s.var.iter_mut().enumerate() {
+            *var = (totals[k] / at.count()) as f32;
+            widen(rstds, k, space, rstd(*var, s.eps));
+            widen(weights, k, space, s.weight[k]);
+            widen(biases, k, space, s.bias[k]);
+        }
+        for b in 0..at.batch {
+            // SAFETY: no other task has these channels, and one row is alive at a time.
+            let y = unsafe { s.y.slice(at.row(b)) };
+            let (x, mut u) = (&s.x[at.row(b)], 0);
+            while u < width {
+                let end = width.min(u + LANES);
+                let hat = part::<L>(&x[u..end]).sub(part(&means[u..end]));
+                let hat = hat.mul(part(&rstds[u..end]));
+                let value = hat.mul_add(part(&weights[u..end]), part(&biases[u..end]));
+                store(value, &mut y[u..end]);
+                u = end;
             }
-            for b in 0..at.batch {
-                // SAFETY: no other task has these channels, and one row is alive at a time.
-                let y = unsafe { s.y.slice(at.row(b)) };
-                let x = &s.x[at.row(b)];
-                let mut u = 0;
-                while u < width {
-                    let end = width.min(u + LANES);
-                    let hat = part::<L>(&x[u..end]).sub(part(&means[u..end]));
-                    let hat = hat.mul(part(&rstds[u..end]));
-                    let value = hat.mul_add(part(&weights[u..end]), part(&biases[u..end]));
-                    store(value, &mut y[u..end]);
-                    u = end;
-                }
-            }
-        });
+        }
     }
 }
 
@@ -217,6 +258,8 @@ pub(crate) struct BatchNormBackward<'a> {
     pub d_bias: &'a mut [f32],
     pub eps: f32,
     pub at: Planes,
+    /// Over thin planes: room for six numbers a column.
+    pub room: &'a mut [f32],
 }
 
 impl Body for Long<BatchNormBackward<'_>> {
@@ -255,55 +298,40 @@ impl Body for Thin<BatchNormBackward<'_>> {
     fn run<L: Lanes>(self) {
         let s = self.0;
         let (at, width, space) = (s.at, s.at.width(), s.at.space);
-        with_scratch(6 * width, |room| {
-            let (sums, room) = room.split_at_mut(width);
-            let (means, room) = room.split_at_mut(width);
-            let (rstds, room) = room.split_at_mut(width);
-            let (weights, room) = room.split_at_mut(width);
-            let (a, b_means) = room.split_at_mut(width);
-            for k in 0..s.mean.len() {
-                widen(means, k, space, s.mean[k]);
-                widen(rstds, k, space, rstd(s.var[k], s.eps));
-                widen(weights, k, space, s.weight[k]);
+        let (sums, room) = s.room.split_at_mut(width);
+        let (means, room) = room.split_at_mut(width);
+        let (rstds, room) = room.split_at_mut(width);
+        let (weights, room) = room.split_at_mut(width);
+        let (a, b) = room.split_at_mut(width);
+        for k in 0..s.mean.len() {
+            widen(means, k, space, s.mean[k]);
+            widen(rstds, k, space, rstd(s.var[k], s.eps));
+            widen(weights, k, space, s.weight[k]);
+        }
+        let totals = columns::<L>(at, sums, Plain(s.d_y));
+        for (k, d_bias) in s.d_bias.iter_mut().enumerate() {
+            *d_bias += totals[k] as f32;
+            widen(a, k, space, (totals[k] * f64::from(s.weight[k]) / at.count()) as f32);
+        }
+        let totals = columns::<L>(at, sums, Dots { x: s.x, d: s.d_y, means, rstds });
+        for (k, d_weight) in s.d_weight.iter_mut().enumerate() {
+            *d_weight += totals[k] as f32;
+            widen(b, k, space, (totals[k] * f64::from(s.weight[k]) / at.count()) as f32);
+        }
+        for row in 0..at.batch {
+            // SAFETY: no other task has these channels, and one row is alive at a time.
+            let d_x = unsafe { s.d_x.slice(at.row(row)) };
+            let (x, d, mut u) = (&s.x[at.row(row)], &s.d_y[at.row(row)], 0);
+            while u < width {
+                let end = width.min(u + LANES);
+                let r = part::<L>(&rstds[u..end]);
+                let hat = part::<L>(&x[u..end]).sub(part(&means[u..end])).mul(r);
+                let d = part::<L>(&d[u..end]).mul(part(&weights[u..end]));
+                let d = d.sub(part(&a[u..end]));
+                store(r.mul(hat.neg_mul_add(part(&b[u..end]), d)), &mut d_x[u..end]);
+                u = end;
             }
-            let add = |b: usize, sums: &mut [f32]| update_row::<L, _>(Add, &s.d_y[at.row(b)], sums);
-            columns(at, sums, add, |k, sum| {
-                s.d_bias[k] += sum as f32;
-                widen(a, k, space, (sum * f64::from(s.weight[k]) / at.count()) as f32);
-            });
-            let add = |b: usize, sums: &mut [f32]| {
-                let (x, d) = (&s.x[at.row(b)], &s.d_y[at.row(b)]);
-                let mut u = 0;
-                while u < width {
-                    let end = width.min(u + LANES);
-                    let hat = part::<L>(&x[u..end]).sub(part(&means[u..end]));
-                    let hat = hat.mul(part(&rstds[u..end]));
-                    let sum = part::<L>(&d[u..end]).mul_add(hat, part(&sums[u..end]));
-                    store(sum, &mut sums[u..end]);
-                    u = end;
-                }
-            };
-            columns(at, sums, add, |k, sum| {
-                s.d_weight[k] += sum as f32;
-                widen(b_means, k, space, (sum * f64::from(s.weight[k]) / at.count()) as f32);
-            });
-            for b in 0..at.batch {
-                // SAFETY: no other task has these channels, and one row is alive at a time.
-                let d_x = unsafe { s.d_x.slice(at.row(b)) };
-                let (x, d) = (&s.x[at.row(b)], &s.d_y[at.row(b)]);
-                let mut u = 0;
-                while u < width {
-                    let end = width.min(u + LANES);
-                    let r = part::<L>(&rstds[u..end]);
-                    let hat = part::<L>(&x[u..end]).sub(part(&means[u..end])).mul(r);
-                    let d = part::<L>(&d[u..end]).mul(part(&weights[u..end]));
-                    let d = d.sub(part(&a[u..end]));
-                    let value = r.mul(hat.neg_mul_add(part(&b_means[u..end]), d));
-                    store(value, &mut d_x[u..end]);
-                    u = end;
-                }
-            }
-        });
+        }
     }
 }
 
@@ -324,7 +352,7 @@ impl Body for ChannelAffine<'_> {
         if self.space == 1 {
             let cols = self.scale.len();
             for (x, y) in self.x.chunks_exact(cols).zip(self.y.chunks_exact_mut(cols)) {
-                scale_row::<L>(x, self.scale, self.shift, y, 0.0, 1.0);
+                scale_row::<L>(false, x, self.scale, self.shift, y, 0.0, 1.0);
             }
             return;
         }

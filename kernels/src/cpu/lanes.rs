@@ -33,6 +33,11 @@ pub(crate) trait Lanes: Copy {
     fn store(self, y: &mut Block);
     /// Stores the first `y.len() < 16` lanes.
     fn store_part(self, y: &mut [f32]);
+    /// Stores past the cache; `y` lies on a cache line (64 bytes).
+    #[inline(always)]
+    fn stream(self, y: &mut Block) {
+        self.store(y);
+    }
 
     fn add(self, b: Self) -> Self;
     fn sub(self, b: Self) -> Self;

@@ -73,6 +73,14 @@ impl Lanes for Avx2 {
         })
     }
     #[inline(always)]
+    fn stream(self, y: &mut Block) {
+        debug_assert!((y.as_ptr() as usize).is_multiple_of(64));
+        cpu!({
+            _mm256_stream_ps(y.as_mut_ptr(), self.0);
+            _mm256_stream_ps(y.as_mut_ptr().add(8), self.1);
+        })
+    }
+    #[inline(always)]
     fn store_part(self, y: &mut [f32]) {
         assert!(y.len() < LANES);
         let (low, high) = y.split_at_mut(y.len().min(8));

@@ -45,6 +45,11 @@ impl Lanes for Avx512 {
         cpu!(_mm512_storeu_ps(y.as_mut_ptr(), self.0))
     }
     #[inline(always)]
+    fn stream(self, y: &mut Block) {
+        debug_assert!((y.as_ptr() as usize).is_multiple_of(64));
+        cpu!(_mm512_stream_ps(y.as_mut_ptr(), self.0))
+    }
+    #[inline(always)]
     fn store_part(self, y: &mut [f32]) {
         cpu!(_mm512_mask_storeu_ps(y.as_mut_ptr(), first(y.len()), self.0))
     }

@@ -1,6 +1,7 @@
 //! Functions of one and two numbers, element by element; sums in a fixed tree.
 
-use super::lanes::{Body, LANES, Lanes};
+use super::bypass::before_line;
+use super::lanes::{Block, Body, LANES, Lanes};
 
 /// A function of one number.
 pub(crate) trait Map: Copy + Sync {
@@ -12,31 +13,55 @@ pub(crate) trait Zip: Copy + Sync {
     fn apply<L: Lanes>(self, a: L, b: L) -> L;
 }
 
+/// Stores a block, past the cache where `PAST`: it lies on a cache line then.
+#[inline(always)]
+pub(crate) fn put<L: Lanes, const PAST: bool>(value: L, y: &mut Block) {
+    if PAST { value.stream(y) } else { value.store(y) }
+}
+
 /// `y = f(x)`.
 pub(crate) struct MapBody<'a, F> {
     pub f: F,
     pub x: &'a [f32],
     pub y: &'a mut [f32],
+    /// Whether the result goes past the cache.
+    pub past: bool,
 }
 
-/// [`MapBody`] for one row, to be inlined into bodies over many.
 #[inline(always)]
-pub(crate) fn map_row<L: Lanes, F: Map>(f: F, x: &[f32], y: &mut [f32]) {
+fn map_blocks<L: Lanes, F: Map, const PAST: bool>(f: F, x: &[f32], y: &mut [f32]) {
     let (x, x_tail) = x.as_chunks::<LANES>();
     let (y, y_tail) = y.as_chunks_mut::<LANES>();
     for (x, y) in x.iter().zip(y) {
-        f.apply(L::load(x)).store(y);
+        put::<L, PAST>(f.apply(L::load(x)), y);
     }
     if !x_tail.is_empty() {
         f.apply(L::load_part(x_tail)).store_part(y_tail);
     }
 }
 
+/// [`MapBody`] for one row, to be inlined into bodies over many.
+#[inline(always)]
+pub(crate) fn map_row<L: Lanes, F: Map>(f: F, x: &[f32], y: &mut [f32]) {
+    map_blocks::<L, F, false>(f, x, y);
+}
+
+/// [`map_row`], past the cache if `past`.
+#[inline(always)]
+pub(crate) fn map_out<L: Lanes, F: Map>(past: bool, f: F, x: &[f32], y: &mut [f32]) {
+    if !past {
+        return map_row::<L, F>(f, x, y);
+    }
+    let head = before_line(y);
+    map_row::<L, F>(f, &x[..head], &mut y[..head]);
+    map_blocks::<L, F, true>(f, &x[head..], &mut y[head..]);
+}
+
 impl<F: Map> Body for MapBody<'_, F> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lanes>(self) {
-        map_row::<L, F>(self.f, self.x, self.y);
+        map_out::<L, F>(self.past, self.f, self.x, self.y);
     }
 }
 
@@ -46,27 +71,44 @@ pub(crate) struct ZipBody<'a, F> {
     pub a: &'a [f32],
     pub b: &'a [f32],
     pub y: &'a mut [f32],
+    pub past: bool,
 }
 
-/// [`ZipBody`] for one row, to be inlined into bodies over many.
 #[inline(always)]
-pub(crate) fn zip_row<L: Lanes, F: Zip>(f: F, a: &[f32], b: &[f32], y: &mut [f32]) {
+fn zip_blocks<L: Lanes, F: Zip, const PAST: bool>(f: F, a: &[f32], b: &[f32], y: &mut [f32]) {
     let (a, a_tail) = a.as_chunks::<LANES>();
     let (b, b_tail) = b.as_chunks::<LANES>();
     let (y, y_tail) = y.as_chunks_mut::<LANES>();
     for ((a, b), y) in a.iter().zip(b).zip(y) {
-        f.apply(L::load(a), L::load(b)).store(y);
+        put::<L, PAST>(f.apply(L::load(a), L::load(b)), y);
     }
     if !a_tail.is_empty() {
         f.apply(L::load_part(a_tail), L::load_part(b_tail)).store_part(y_tail);
     }
 }
 
+/// [`ZipBody`] for one row, to be inlined into bodies over many.
+#[inline(always)]
+pub(crate) fn zip_row<L: Lanes, F: Zip>(f: F, a: &[f32], b: &[f32], y: &mut [f32]) {
+    zip_blocks::<L, F, false>(f, a, b, y);
+}
+
+/// [`zip_row`], past the cache if `past`.
+#[inline(always)]
+pub(crate) fn zip_out<L: Lanes, F: Zip>(past: bool, f: F, a: &[f32], b: &[f32], y: &mut [f32]) {
+    if !past {
+        return zip_row::<L, F>(f, a, b, y);
+    }
+    let head = before_line(y);
+    zip_row::<L, F>(f, &a[..head], &b[..head], &mut y[..head]);
+    zip_blocks::<L, F, true>(f, &a[head..], &b[head..], &mut y[head..]);
+}
+
 impl<F: Zip> Body for ZipBody<'_, F> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lanes>(self) {
-        zip_row::<L, F>(self.f, self.a, self.b, self.y);
+        zip_out::<L, F>(self.past, self.f, self.a, self.b, self.y);
     }
 }
 
@@ -76,6 +118,7 @@ pub(crate) struct ZipRowsBody<'a, F> {
     pub a: &'a [f32],
     pub b: &'a [f32],
     pub y: &'a mut [f32],
+    pub past: bool,
 }
 
 impl<F: Zip> Body for ZipRowsBody<'_, F> {
@@ -84,7 +127,7 @@ impl<F: Zip> Body for ZipRowsBody<'_, F> {
     fn run<L: Lanes>(self) {
         let cols = self.b.len();
         for (a, y) in self.a.chunks_exact(cols).zip(self.y.chunks_exact_mut(cols)) {
-            zip_row::<L, F>(self.f, a, self.b, y);
+            zip_out::<L, F>(self.past, self.f, a, self.b, y);
         }
     }
 }

@@ -3,6 +3,7 @@
 pub(crate) mod activation;
 pub(crate) mod ahead;
 pub(crate) mod batch_norm;
+pub(crate) mod bypass;
 pub(crate) mod cell_gru;
 pub(crate) mod cell_lstm;
 pub(crate) mod cell_rnn;

@@ -1,9 +1,11 @@
 //! Bodies that work row by row: softmax and its kin, cross-entropy.
 
+use super::bypass::before_line;
 use super::lanes::{Body, LANES, Lanes};
 use super::map::{self, Map, sum_row};
 use super::math::{exp, log};
 use crate::softmax::NO_TARGET;
+use std::ops::Range;
 
 /// The largest number of a row; `-inf` for an empty one. NaN is passed over.
 #[inline(always)]
@@ -107,6 +109,10 @@ pub(crate) struct Softmax<'a> {
     pub x: &'a [f32],
     pub y: &'a mut [f32],
     pub cols: usize,
+    /// Whether the result goes past the cache.
+    pub past: bool,
+    /// What goes past the cache is not read again: then room for the exponentials of a row.
+    pub room: &'a mut [f32],
 }
 
 impl Body for Softmax<'_> {
@@ -116,8 +122,14 @@ impl Body for Softmax<'_> {
         let rows = self.x.chunks_exact(self.cols).zip(self.y.chunks_exact_mut(self.cols));
         for (x, y) in rows {
             // Subtract the row maximum first: exp overflows f32 above 88.7.
-            let sum = exp_row::<L>(x, y, max_row::<L>(x));
-            map_in_place::<L, _>(map::Affine(1.0 / sum, 0.0), y);
+            let max = max_row::<L>(x);
+            if self.past {
+                let sum = exp_row::<L>(x, self.room, max);
+                map::map_out::<L, _>(true, map::Affine(1.0 / sum, 0.0), self.room, y);
+            } else {
+                let sum = exp_row::<L>(x, y, max);
+                map_in_place::<L, _>(map::Affine(1.0 / sum, 0.0), y);
+            }
         }
     }
 }
@@ -127,6 +139,8 @@ pub(crate) struct LogSoftmax<'a> {
     pub x: &'a [f32],
     pub y: &'a mut [f32],
     pub cols: usize,
+    /// Whether the result goes past the cache.
+    pub past: bool,
 }
 
 impl Body for LogSoftmax<'_> {
@@ -137,7 +151,7 @@ impl Body for LogSoftmax<'_> {
         for (x, y) in rows {
             let max = max_row::<L>(x);
             let log_sum = log_one::<L>(exp_sum::<L>(x, max));
-            map::map_row::<L, _>(LessBoth(max, log_sum), x, y);
+            map::map_out::<L, _>(self.past, LessBoth(max, log_sum), x, y);
         }
     }
 }
@@ -160,6 +174,7 @@ pub(crate) struct SoftmaxBackward<'a> {
     pub d_x: &'a mut [f32],
     pub cols: usize,
     pub log: bool,
+    pub past: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -190,12 +205,20 @@ impl Body for SoftmaxBackward<'_> {
         for ((y, d_y), d_x) in rows.zip(self.d_x.chunks_exact_mut(self.cols)) {
             if self.log {
                 let sum = sum_row::<L, _>(map::Same, d_y);
-                map::zip_row::<L, _>(LogSlope(sum), y, d_y, d_x);
+                map::zip_out::<L, _>(self.past, LogSlope(sum), y, d_y, d_x);
             } else {
-                map::zip_row::<L, _>(Slope(dot_row::<L>(d_y, y)), y, d_y, d_x);
+                map::zip_out::<L, _>(self.past, Slope(dot_row::<L>(d_y, y)), y, d_y, d_x);
             }
         }
     }
+}
+
+/// The numbers of `y` on the cache line of number `at`.
+#[inline(always)]
+fn line_of(y: &[f32], at: usize) -> Range<usize> {
+    let begin = (before_line(y) % LANES) as isize;
+    let line = (at as isize - begin).div_euclid(LANES as isize) * LANES as isize + begin;
+    line.max(0) as usize..y.len().min((line + LANES as isize) as usize)
 }
 
 /// `-ln softmax(x)[target]` and its gradient times `scale`.
@@ -207,6 +230,9 @@ pub(crate) struct CrossEntropy<'a> {
     pub d_logits: &'a mut [f32],
     pub scale: f32,
     pub vocab: usize,
+    pub past: bool,
+    /// As in [`Softmax`].
+    pub room: &'a mut [f32],
 }
 
 impl Body for CrossEntropy<'_> {
@@ -228,6 +254,17 @@ impl Body for CrossEntropy<'_> {
             let max = max_row::<L>(x);
             let sum = match d {
                 None => exp_sum::<L>(x, max),
+                Some(d) if self.past => {
+                    let sum = exp_row::<L>(x, self.room, max);
+                    let f = map::Affine(self.scale / sum, 0.0);
+                    // The target's line is changed again, so it is written through the cache.
+                    let at = line_of(d, target);
+                    map::map_out::<L, _>(true, f, &self.room[..at.start], &mut d[..at.start]);
+                    map::map_row::<L, _>(f, &self.room[at.clone()], &mut d[at.clone()]);
+                    map::map_out::<L, _>(true, f, &self.room[at.end..], &mut d[at.end..]);
+                    d[target] -= self.scale;
+                    sum
+                }
                 Some(d) => {
                     // The row stays in cache between its passes: memory sees one.
                     let sum = exp_row::<L>(x, d, max);
