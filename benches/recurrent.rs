@@ -125,7 +125,7 @@ fn stream(cell: Cell, hidden: usize, precision: Precision) -> Call {
     let (w_ih, w_hh) = (tensor(1, &[rows, 64]), tensor(2, &[rows, hidden]));
     let (b_ih, b_hh) = (tensor(3, &[rows]), tensor(4, &[rows]));
     let layer = LayerWeights { w_ih: &w_ih, w_hh: &w_hh, b_ih: &b_ih, b_hh: &b_hh };
-    let mut step = RecurrentStep::for_ids(cell, &[layer], 1, precision).expect("a layer");
+    let mut step = RecurrentStep::for_ids(cell, &[layer], None, 1, precision).expect("a layer");
     let mut id = 0;
     Box::new(move || {
         id = (id + 7) % 64;

@@ -2,7 +2,13 @@
 
 use std::hint::black_box;
 
-use etude_kernels::elementwise::{Unary, bias_gelu_residual_forward, unary_forward};
+use etude_kernels::activation::{Activation, bias_activation_forward};
+use etude_kernels::attention::{
+    Mask, Rows, RowsMut, Rule, Sizes as AttentionSizes, Strides, attention_backward,
+    attention_backward_room, attention_forward,
+};
+use etude_kernels::conv::{ConvShape, conv_data_backward, conv_filter_backward, conv_forward};
+use etude_kernels::elementwise::{Unary, unary_forward};
 use etude_kernels::embedding::embedding_forward;
 use etude_kernels::gemm::{MatMut, MatRef, PackedB, gemm_forward, gemm_packed_forward};
 use etude_kernels::norm::{layer_norm_backward, layer_norm_forward};
@@ -44,6 +50,9 @@ pub const CASES: &[Case] = &[
     Case { name: "lstm forward and backward", calls: 20, make: lstm },
     Case { name: "stream f32 1x512x128", calls: 200, make: || stream(Precision::F32) },
     Case { name: "stream bf16 1x512x128", calls: 200, make: || stream(Precision::Bf16) },
+    Case { name: "stream int8 1x512x128", calls: 200, make: || stream(Precision::Int8) },
+    Case { name: "attention forward and backward 2x96x48", calls: 10, make: attention },
+    Case { name: "conv 3x3 forward and backward", calls: 5, make: conv },
     Case { name: "softmax 64x388", calls: 50, make: softmax },
     Case { name: "cross entropy 64x388", calls: 50, make: cross_entropy },
     Case { name: "layer norm forward and backward 64x512", calls: 50, make: layer_norm },
@@ -143,6 +152,49 @@ fn stream(precision: Precision) -> Box<dyn FnMut()> {
     Box::new(move || stream_forward(&x, &w, Some(&bias), black_box(&mut y), false))
 }
 
+fn attention() -> Box<dyn FnMut()> {
+    let s = AttentionSizes { batch: 1, heads: 2, queries: 96, keys: 96, head_dim: 48 };
+    let rule = Rule { mask: Mask::Causal, scale: 0.125, dropout: None };
+    let strides = Strides::by_head(s.heads, s.keys, s.head_dim);
+    let n = s.heads * s.keys * s.head_dim;
+    let operands = [1, 2, 3, 4].map(|stream| random(stream, n));
+    let (mut o, mut lse) = (vec![0.0; n], vec![0.0; s.heads * s.queries]);
+    let mut d = [0; 3].map(|_| vec![0.0; n]);
+    let mut room = vec![0.0; attention_backward_room(s, &rule, false)];
+    Box::new(move || {
+        let [q, k, v, d_o] = operands.each_ref().map(|data| Rows { data, strides });
+        let y = RowsMut { data: black_box(&mut o), strides };
+        attention_forward(q, k, v, None, y, &mut lse, s, &rule);
+        let y = Rows { data: &o, strides };
+        let [d_q, d_k, d_v] = d.each_mut().map(|data| RowsMut { data, strides });
+        let (d_er, room) = (&mut [], &mut room);
+        attention_backward(q, k, v, None, y, &lse, d_o, d_q, d_k, d_v, d_er, room, s, &rule);
+    })
+}
+
+fn conv() -> Box<dyn FnMut()> {
+    let shape = ConvShape {
+        batch: 2,
+        channels_in: 8,
+        channels_out: 16,
+        groups: 1,
+        input: [1, 12, 11],
+        output: [1, 12, 11],
+        kernel: [1, 3, 3],
+        stride: [1; 3],
+        padding: [0, 1, 1],
+        dilation: [1; 3],
+    };
+    let (x, w) = (random(1, shape.x_len()), random(2, shape.w_len()));
+    let (bias, d_y) = (random(3, shape.channels_out), random(4, shape.y_len()));
+    let (mut y, mut d_x, mut d_w) = (d_y.clone(), x.clone(), w.clone());
+    Box::new(move || {
+        conv_forward(&x, &w, Some(&bias), black_box(&mut y), &shape);
+        conv_data_backward(&d_y, &w, None, black_box(&mut d_x), &shape);
+        conv_filter_backward(&x, &d_y, black_box(&mut d_w), None, &shape);
+    })
+}
+
 fn softmax() -> Box<dyn FnMut()> {
     let (x, mut y) = (random(1, 64 * 388), vec![0.0; 64 * 388]);
     Box::new(move || softmax_forward(&x, black_box(&mut y), 388))
@@ -177,7 +229,9 @@ fn unary(f: Unary) -> Box<dyn FnMut()> {
 fn bias_gelu_residual() -> Box<dyn FnMut()> {
     let (x, bias, residual) = (random(1, 64 * 512), random(2, 512), random(3, 64 * 512));
     let mut y = vec![0.0; 64 * 512];
-    Box::new(move || bias_gelu_residual_forward(&x, &bias, &residual, black_box(&mut y)))
+    Box::new(move || {
+        bias_activation_forward(Activation::Gelu, &x, &bias, Some(&residual), black_box(&mut y));
+    })
 }
 
 fn embedding() -> Box<dyn FnMut()> {

@@ -143,7 +143,6 @@ pub fn generate(case: &Case, options: &Options, sink: &mut Sink) -> Result<()> {
         bytes: Some(items * precision.bytes() as f64 * flops_per_token(&shape, 1) / 2.0),
         sweeps: items,
         numbers,
-        ..Job::default()
     };
     let mut fault = None;
     sink.time(name, job, &mut || {

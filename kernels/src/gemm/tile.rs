@@ -52,6 +52,9 @@ pub(super) struct Fresh {
     pub cols: usize,
 }
 
+/// Computes a tile of so many packed rows and contiguous columns of `B`.
+pub(super) type DirectTile = unsafe fn(usize, &Tile, &Fresh);
+
 /// The code of one tier.
 pub(super) struct Kernels {
     /// Most rows of a tile.
@@ -64,7 +67,7 @@ pub(super) struct Kernels {
     pub copied: Option<unsafe fn(usize, usize, &Tile, &Fresh)>,
     /// Computes a tile of so many packed rows, up to a number, and contiguous columns of `B`, which
     /// it packs at `Tile::b` if that is not null.
-    pub direct: Option<(usize, unsafe fn(usize, &Tile, &Fresh))>,
+    pub direct: Option<(usize, DirectTile)>,
     /// Packs columns of `B` into slivers: see [`super::pack`].
     pub pack: unsafe fn(&super::pack::Source, *mut f32, usize),
     /// Packs rows of `A` into tiles.
