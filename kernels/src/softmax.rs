@@ -6,7 +6,7 @@
 use crate::cpu::bypass::write_rows;
 use crate::cpu::lanes::dispatch;
 use crate::cpu::rows::{CrossEntropy, LogSoftmax, Softmax, SoftmaxBackward};
-use crate::cpu::shared::{Shared, with_scratch};
+use crate::cpu::shared::Shared;
 use crate::elementwise::rows_of_cut;
 use crate::threads::parallel_for;
 use std::ops::Range;
@@ -20,11 +20,9 @@ pub const NO_TARGET: u32 = u32::MAX;
 /// `x`, `y` `[rows, cols]`.
 pub fn softmax_forward(x: &[f32], y: &mut [f32], cols: usize) {
     assert_eq!(x.len(), y.len());
-    write_rows(y, cols, rows_of_cut(cols), |rows, y, past| {
-        let x = &x[rows.start * cols..rows.end * cols];
-        with_scratch(if past { cols } else { 0 }, |room| {
-            dispatch(Softmax { x, y, cols, past, room });
-        });
+    // Not past the cache: the row's second pass finds its exponentials there.
+    write_rows(y, cols, rows_of_cut(cols), |rows, y, _| {
+        dispatch(Softmax { x: &x[rows.start * cols..rows.end * cols], y, cols });
     });
 }
 
@@ -84,14 +82,12 @@ pub fn cross_entropy_forward(
     assert!(targets.len() == losses.len() && logits.len() == targets.len() * vocab);
     assert!(d_logits.is_empty() || d_logits.len() == logits.len());
     let losses = Shared::new(losses);
-    let run = |rows: Range<usize>, d_logits: &mut [f32], past: bool| {
+    let run = |rows: Range<usize>, d_logits: &mut [f32], _| {
         // SAFETY: pieces do not overlap.
         let losses = unsafe { losses.slice(rows.clone()) };
         let logits = &logits[rows.start * vocab..rows.end * vocab];
         let targets = &targets[rows];
-        with_scratch(if past { vocab } else { 0 }, |room| {
-            dispatch(CrossEntropy { logits, targets, losses, d_logits, scale, vocab, past, room });
-        });
+        dispatch(CrossEntropy { logits, targets, losses, d_logits, scale, vocab });
     };
     if d_logits.is_empty() {
         return parallel_for(targets.len(), rows_of_cut(vocab), |rows| run(rows, &mut [], false));

@@ -2,8 +2,11 @@
 
 mod support;
 
+use etude_kernels::activation::{Activation, bias_activation_forward};
 use etude_kernels::elementwise::*;
+use etude_kernels::norm::layer_norm_forward;
 use etude_kernels::reference::elementwise as reference;
+use etude_kernels::softmax::{log_softmax_backward, log_softmax_forward, softmax_backward};
 use support::*;
 
 const U: f64 = 1.0 / 16_777_216.0;
@@ -220,4 +223,45 @@ fn bits_do_not_depend_on_the_number_of_threads() {
         let sums = vec![sum(&y), sum_of_squares(&z) as f32];
         [y, z, by_row, by_col, sums].concat()
     });
+}
+
+/// Results above the size of the last-level cache, which are stored past it, have the bits of the same
+/// rows computed a few at a time; rows of an odd length begin at every place of a cache line.
+#[test]
+fn what_goes_past_the_cache_has_the_bits_of_what_does_not() {
+    const COLS: usize = 1021;
+    // 33.6 MB, above the 32 MiB from which on every machine streams.
+    let rows = (33 << 20) / 4 / COLS + 1;
+    let n = rows * COLS;
+    let (a, b, bias) = (uniform(1, n), uniform(2, n), uniform(3, COLS));
+    type Run<'a> = &'a dyn Fn(&[f32], &[f32], &mut [f32]);
+    let norm = |a: &[f32], _: &[f32], y: &mut [f32]| {
+        let mut stats = [vec![0.0; y.len() / COLS], vec![0.0; y.len() / COLS]];
+        let [mean, rstd] = &mut stats;
+        layer_norm_forward(a, &bias, &bias, y, mean, rstd, 1e-5);
+    };
+    let all: [(&str, Run); 9] = [
+        ("copy", &|a, _, y| copy_forward(a, y)),
+        ("gelu", &|a, _, y| unary_forward(Unary::Gelu, a, y)),
+        ("add", &|a, b, y| binary_forward(Binary::Add, a, b, y)),
+        ("add a row", &|a, _, y| binary_row_forward(Binary::Add, a, &bias, y)),
+        ("bias, gelu, residual", &|a, b, y| {
+            bias_activation_forward(Activation::Gelu, a, &bias, Some(b), y);
+        }),
+        ("layer norm", &norm),
+        ("log softmax", &|a, _, y| log_softmax_forward(a, y, COLS)),
+        ("softmax backward", &|a, b, y| softmax_backward(a, b, y, COLS)),
+        ("log softmax backward", &|a, b, y| log_softmax_backward(a, b, y, COLS)),
+    ];
+    let (mut whole, mut parts) = (vec![f32::NAN; n + 3], vec![f32::NAN; n]);
+    for (name, run) in all {
+        // Three numbers further on, so that the first line of the result is not a whole one.
+        run(&a, &b, &mut whole[3..]);
+        let piece = 100 * COLS;
+        for ((a, b), y) in a.chunks(piece).zip(b.chunks(piece)).zip(parts.chunks_mut(piece)) {
+            run(a, b, y);
+        }
+        let same = whole[3..].iter().zip(&parts).position(|(x, y)| x.to_bits() != y.to_bits());
+        assert_eq!(same, None, "{name}: the first number that differs");
+    }
 }

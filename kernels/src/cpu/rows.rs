@@ -1,11 +1,9 @@
 //! Bodies that work row by row: softmax and its kin, cross-entropy.
 
-use super::bypass::before_line;
 use super::lanes::{Body, LANES, Lanes};
 use super::map::{self, Map, sum_row};
 use super::math::{exp, log};
 use crate::softmax::NO_TARGET;
-use std::ops::Range;
 
 /// The largest number of a row; `-inf` for an empty one. NaN is passed over.
 #[inline(always)]
@@ -109,10 +107,6 @@ pub(crate) struct Softmax<'a> {
     pub x: &'a [f32],
     pub y: &'a mut [f32],
     pub cols: usize,
-    /// Whether the result goes past the cache.
-    pub past: bool,
-    /// What goes past the cache is not read again: then room for the exponentials of a row.
-    pub room: &'a mut [f32],
 }
 
 impl Body for Softmax<'_> {
@@ -122,14 +116,8 @@ impl Body for Softmax<'_> {
         let rows = self.x.chunks_exact(self.cols).zip(self.y.chunks_exact_mut(self.cols));
         for (x, y) in rows {
             // Subtract the row maximum first: exp overflows f32 above 88.7.
-            let max = max_row::<L>(x);
-            if self.past {
-                let sum = exp_row::<L>(x, self.room, max);
-                map::map_out::<L, _>(true, map::Affine(1.0 / sum, 0.0), self.room, y);
-            } else {
-                let sum = exp_row::<L>(x, y, max);
-                map_in_place::<L, _>(map::Affine(1.0 / sum, 0.0), y);
-            }
+            let sum = exp_row::<L>(x, y, max_row::<L>(x));
+            map_in_place::<L, _>(map::Affine(1.0 / sum, 0.0), y);
         }
     }
 }
@@ -213,14 +201,6 @@ impl Body for SoftmaxBackward<'_> {
     }
 }
 
-/// The numbers of `y` on the cache line of number `at`.
-#[inline(always)]
-fn line_of(y: &[f32], at: usize) -> Range<usize> {
-    let begin = (before_line(y) % LANES) as isize;
-    let line = (at as isize - begin).div_euclid(LANES as isize) * LANES as isize + begin;
-    line.max(0) as usize..y.len().min((line + LANES as isize) as usize)
-}
-
 /// `-ln softmax(x)[target]` and its gradient times `scale`.
 pub(crate) struct CrossEntropy<'a> {
     pub logits: &'a [f32],
@@ -230,9 +210,6 @@ pub(crate) struct CrossEntropy<'a> {
     pub d_logits: &'a mut [f32],
     pub scale: f32,
     pub vocab: usize,
-    pub past: bool,
-    /// As in [`Softmax`].
-    pub room: &'a mut [f32],
 }
 
 impl Body for CrossEntropy<'_> {
@@ -254,17 +231,6 @@ impl Body for CrossEntropy<'_> {
             let max = max_row::<L>(x);
             let sum = match d {
                 None => exp_sum::<L>(x, max),
-                Some(d) if self.past => {
-                    let sum = exp_row::<L>(x, self.room, max);
-                    let f = map::Affine(self.scale / sum, 0.0);
-                    // The target's line is changed again, so it is written through the cache.
-                    let at = line_of(d, target);
-                    map::map_out::<L, _>(true, f, &self.room[..at.start], &mut d[..at.start]);
-                    map::map_row::<L, _>(f, &self.room[at.clone()], &mut d[at.clone()]);
-                    map::map_out::<L, _>(true, f, &self.room[at.end..], &mut d[at.end..]);
-                    d[target] -= self.scale;
-                    sum
-                }
                 Some(d) => {
                     // The row stays in cache between its passes: memory sees one.
                     let sum = exp_row::<L>(x, d, max);
