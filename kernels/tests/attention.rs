@@ -324,11 +324,11 @@ fn dropped_weights_are_those_of_their_place_in_the_stream() {
     for mask in [Mask::Full, Mask::Causal, Mask::Strided { block: 8, stride: 5 }] {
         let mut case = Case::new(mask, [2, 2, 70, 103, 12]);
         case.rule.dropout = Some(Dropout { p: 0.3, seed: 5, stream: 2, position: 11 });
-        case.check(&format!("dropout {mask:?}"));
+        on_one_tier(|| case.check(&format!("dropout {mask:?}")));
     }
     let mut case = Case::new(Mask::Causal, [1, 2, 70, 103, 16]).relative(4);
     case.rule.dropout = Some(Dropout { p: 0.75, seed: 5, stream: 2, position: u64::MAX - 3 });
-    case.check("dropout relative");
+    on_one_tier(|| case.check("dropout relative"));
 }
 
 #[test]
@@ -353,7 +353,7 @@ fn the_vector_tiers_agree_bit_by_bit_and_so_does_any_number_of_threads() {
                 Some(first) => assert_same(isa.name(), first, &all),
             }
         });
-        same_for_any_threads(&format!("{mask:?}"), || case.run(&x).all());
+        on_one_tier(|| same_for_any_threads(&format!("{mask:?}"), || case.run(&x).all()));
     }
 }
 
@@ -426,10 +426,12 @@ fn a_step_agrees_with_the_last_row_of_the_definition() {
 fn a_step_has_the_same_bits_for_any_number_of_threads() {
     let cache = Cache { heads: 8, capacity: 1500, len: 1400, head_dim: 64 };
     let x = uniform(9, 8 * 1500 * 64);
-    same_for_any_threads("step", || {
-        let mut o = vec![0.0; 512];
-        attention_step(&x[..512], &x, &x, None, &mut o, cache, Mask::Causal, 0.125);
-        o
+    on_one_tier(|| {
+        same_for_any_threads("step", || {
+            let mut o = vec![0.0; 512];
+            attention_step(&x[..512], &x, &x, None, &mut o, cache, Mask::Causal, 0.125);
+            o
+        });
     });
 }
 
@@ -438,13 +440,13 @@ fn empty_sizes_do_nothing() {
     for sizes in [[0, 2, 3, 3, 4], [2, 0, 3, 3, 4], [2, 2, 0, 3, 4], [1, 1, 3, 3, 0]] {
         let case = Case::new(Mask::Causal, sizes);
         let x = case.operands();
-        let got = case.run(&x);
+        let got = on_one_tier(|| case.run(&x));
         assert!(got.o.is_empty() && got.d_q.is_empty());
         assert!(got.d_k.iter().all(|x| *x == 0.0) && got.d_v.iter().all(|x| *x == 0.0));
     }
     // Nothing to look at: no result, no gradient.
     let got = Case::new(Mask::Full, [1, 2, 3, 0, 4]);
-    let got = got.run(&got.operands());
+    let got = on_one_tier(|| got.run(&got.operands()));
     assert!(got.o.iter().chain(&got.d_q).all(|x| *x == 0.0));
     assert!(got.lse.iter().all(|x| *x == f32::NEG_INFINITY));
 }
@@ -533,6 +535,6 @@ proptest! {
             case = case.relative(b % 7);
         }
         case.layout = [Layout::ByHead, Layout::ByRow, Layout::Joined][a % 3];
-        case.check(&format!("{mask:?} {:?} max_len {}", case.s, case.max_len));
+        on_one_tier(|| case.check(&format!("{mask:?} {:?} max_len {}", case.s, case.max_len)));
     }
 }

@@ -41,6 +41,13 @@ pub fn on_every_tier(mut f: impl FnMut(Isa)) {
     isa::force(before);
 }
 
+/// Runs `f` on the tier at hand, which no other test changes meanwhile: a kernel whose room depends on
+/// the tier must not see another one halfway.
+pub fn on_one_tier<R>(f: impl FnOnce() -> R) -> R {
+    let _turn = turn();
+    f()
+}
+
 /// Asserts that `f` gives the same bits on every tier, and returns them.
 pub fn same_on_every_tier(what: &str, mut f: impl FnMut() -> Vec<f32>) -> Vec<f32> {
     let mut first: Option<Vec<f32>> = None;
