@@ -4,6 +4,7 @@
 use etude_kernels::isa::{self, Isa};
 use etude_kernels::philox;
 use etude_kernels::threads::Pool;
+use std::cell::Cell;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Uniform numbers in `[-1, 1)`.
@@ -24,10 +25,26 @@ pub fn bits(x: &[f32]) -> Vec<u32> {
     x.iter().map(|x| x.to_bits()).collect()
 }
 
-/// The tier is one for the whole process: tests that pin it take turns.
-fn turn() -> MutexGuard<'static, ()> {
+thread_local! {
+    static HAS_TURN: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The right to say which tier is in use.
+struct Turn(#[allow(dead_code)] MutexGuard<'static, ()>); // held, never read
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        HAS_TURN.set(false);
+    }
+}
+
+/// The tier is one for the whole process: tests that pin it take turns. `None` for a test that has it.
+fn turn() -> Option<Turn> {
     static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+    if HAS_TURN.replace(true) {
+        return None;
+    }
+    Some(Turn(TURN.lock().unwrap_or_else(PoisonError::into_inner)))
 }
 
 /// Runs `f` once on every tier of this machine, the scalar one first; then restores the tier.
@@ -72,6 +89,7 @@ pub fn assert_same(what: &str, want: &[f32], got: &[f32]) {
 
 /// Asserts that `f` gives the same bits in pools of 1, 2, 3 and 8 threads.
 pub fn same_for_any_threads(what: &str, f: impl Fn() -> Vec<f32> + Send + Sync) {
+    let _turn = turn();
     let mut first: Option<Vec<f32>> = None;
     for threads in [1, 2, 3, 8] {
         let y = Pool::new(threads).expect("threads").run(&f);
