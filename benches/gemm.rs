@@ -15,7 +15,7 @@ use etude_kernels::gemm::{MatMut, MatRef, PackedB, gemm_forward, gemm_packed_for
 use etude_kernels::isa::{self, Isa};
 use etude_kernels::{peak, philox};
 
-#[path = "../tests/support/products.rs"]
+#[path = "../kernels/tests/support/products.rs"]
 mod products;
 
 /// How the right operand is stored.
