@@ -23,6 +23,8 @@ mod scalar;
 mod tile;
 
 use crate::pages::Pages;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use drive::Grain;
 use drive::{Right, Shared};
 use finish::Finish;
 #[cfg(target_arch = "x86_64")]

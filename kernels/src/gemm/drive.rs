@@ -31,11 +31,8 @@ const FEW_ROWS: usize = 48;
 const FEW_ROWS_PACK: usize = 9216;
 /// Slivers of a strip that is not packed: what follows its sums finds them in the cache.
 const ONCE: usize = 32;
-/// Multiply-adds that are worth a task of their own, counting a row as at least 8: fewer rows wait
-/// for memory instead.
-const TASK: usize = 1 << 20;
-/// Most tasks of one product for each thread: some, so that a late thread does not hold up all.
-const TASKS_PER_THREAD: usize = 4;
+/// Several tasks for each thread, so that a late one does not hold up all.
+const GRAIN: Grain = Grain { task: 1 << 20, tasks_per_thread: 4, tall: 512 };
 
 /// The right operand.
 #[derive(Clone, Copy)]
@@ -72,7 +69,7 @@ pub(super) fn product(a: MatRef, b: Right, finish: Finish, c: &mut MatMut, accum
         return product_alone(a, b, finish, c, accumulate, &|| {});
     }
     let code = kernels();
-    let (row_cuts, col_cuts) = cuts(m, n, k, threads());
+    let (row_cuts, col_cuts) = GRAIN.cuts(m, n, k, threads());
     let c_data = Shared(c.data.as_mut_ptr());
     let c_row = c.row_stride;
     parallel_for(row_cuts * col_cuts, 1, |tasks| {
@@ -131,27 +128,40 @@ pub(super) fn pack_whole(b: MatRef, data: Shared) {
     });
 }
 
-/// Into how many pieces the rows and the columns are cut for so many threads.
-///
-/// The number of threads may have a say here, unlike elsewhere: a sum does not depend on the window
-/// it lies in. Each window packs its own rows and columns, so there are few, and they are wide.
-fn cuts(m: usize, n: usize, k: usize, threads: usize) -> (usize, usize) {
-    let work = m.max(8).saturating_mul(n).saturating_mul(k);
-    let tasks = (work / TASK).min(TASKS_PER_THREAD * threads);
-    let (mut rows, mut cols) = (1, 1);
-    while threads > 1 && rows * cols * 2 <= tasks {
-        let (height, width) = (m / rows, n / cols);
-        if height >= 512 && height >= width {
-            rows *= 2;
-        } else if width >= 192 {
-            cols *= 2;
-        } else if height >= 64 {
-            rows *= 2;
-        } else {
-            break;
+/// What a product is cut into for the threads.
+pub(crate) struct Grain {
+    /// Multiply-adds that are worth a task of their own, counting a row as at least 8: fewer rows wait
+    /// for memory instead.
+    pub task: usize,
+    /// Most tasks of one product for each thread.
+    pub tasks_per_thread: usize,
+    /// Rows from which on a window that is as tall as it is wide is cut across its rows.
+    pub tall: usize,
+}
+
+impl Grain {
+    /// Into how many pieces the rows and the columns are cut for so many threads.
+    ///
+    /// The number of threads may have a say here, unlike elsewhere: a sum does not depend on the window
+    /// it lies in. Each window packs its own rows and columns, so there are few, and they are wide.
+    pub(crate) fn cuts(&self, m: usize, n: usize, k: usize, threads: usize) -> (usize, usize) {
+        let work = m.max(8).saturating_mul(n).saturating_mul(k);
+        let tasks = (work / self.task).min(self.tasks_per_thread * threads);
+        let (mut rows, mut cols) = (1, 1);
+        while threads > 1 && rows * cols * 2 <= tasks {
+            let (height, width) = (m / rows, n / cols);
+            if height >= self.tall && height >= width {
+                rows *= 2;
+            } else if width >= 192 {
+                cols *= 2;
+            } else if height >= 64 {
+                rows *= 2;
+            } else {
+                break;
+            }
         }
+        (rows, cols)
     }
-    (rows, cols)
 }
 
 /// The part of `C` that one task computes.

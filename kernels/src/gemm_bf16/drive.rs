@@ -4,7 +4,7 @@ use super::Operand;
 use super::avx512::{self, Out, ROWS, Tile, widest};
 use super::dot;
 use super::pack::{self, LANE, Part, Words, reserve};
-use crate::gemm::MatMut;
+use crate::gemm::{Grain, MatMut};
 use crate::threads::{parallel_for, threads};
 use half::bf16;
 use std::cell::RefCell;
@@ -22,10 +22,8 @@ const B_BLOCK_NEAR: usize = 128 << 10;
 /// Words between the slivers of a packed block: a cache line, so that slivers whose length is a power
 /// of two do not all begin in the same set of a cache.
 const PAD: usize = LANE;
-/// Multiply-adds that are worth a task of their own, counting a row as at least 8.
-const TASK: usize = 4 << 20;
-/// Most tasks of one product for each thread.
-const TASKS_PER_THREAD: usize = 2;
+/// Twice the work of f32 in the same time, and packing that costs more beside it: fewer tasks.
+const GRAIN: Grain = Grain { task: 4 << 20, tasks_per_thread: 2, tall: 256 };
 
 /// The right operand.
 #[derive(Clone, Copy)]
@@ -165,7 +163,7 @@ pub(super) fn packed_product_alone(
 /// Cuts a product into windows for the threads at hand: a sum does not depend on its window.
 fn run(job: Job) {
     let (m, n) = (job.a.rows, job.n);
-    let (row_cuts, col_cuts) = cuts(m, n, job.a.cols, threads());
+    let (row_cuts, col_cuts) = GRAIN.cuts(m, n, job.a.cols, threads());
     parallel_for(row_cuts * col_cuts, 1, |tasks| {
         for task in tasks {
             let (i, j) = (task / col_cuts, task % col_cuts);
@@ -175,26 +173,6 @@ fn run(job: Job) {
             window(&job, rows, col(j)..col(j + 1), &|| {});
         }
     });
-}
-
-/// Into how many pieces the rows and the columns are cut for so many threads.
-fn cuts(m: usize, n: usize, k: usize, threads: usize) -> (usize, usize) {
-    let work = m.max(8).saturating_mul(n).saturating_mul(k);
-    let tasks = (work / TASK).min(TASKS_PER_THREAD * threads);
-    let (mut rows, mut cols) = (1, 1);
-    while threads > 1 && rows * cols * 2 <= tasks {
-        let (height, width) = (m / rows, n / cols);
-        if height >= 256 && height >= width {
-            rows *= 2;
-        } else if width >= 192 {
-            cols *= 2;
-        } else if height >= 64 {
-            rows *= 2;
-        } else {
-            break;
-        }
-    }
-    (rows, cols)
 }
 
 /// Computes rows `rows` and columns `cols` of a product.
