@@ -17,6 +17,24 @@
 //! Chellapilla, Puri & Simard 2006, "High performance convolutional neural networks", for the product;
 //! Dukhan 2019, "The indirect convolution algorithm", for offsets instead of unrolling.
 
+/// Names the code of each size of tile: `$name(rows, vectors, tile)`. Fewer vectors are for the end of
+/// a run.
+macro_rules! by_size {
+    ($name:ident, $tile:ident, $($r:literal: $($v:literal)+;)+) => {
+        /// Picks the code for a tile's size.
+        ///
+        /// # Safety
+        /// As `body`; this CPU has the tier's instructions.
+        unsafe fn $name(rows: usize, vectors: usize, t: &Tile) {
+            match (rows, vectors) {
+                // SAFETY: the caller vouches for the CPU and for `t`.
+                $($(($r, $v) => unsafe { $tile::<$r, $v>(t) },)+)+
+                _ => unreachable!("no tile of {rows} rows and {vectors} vectors"),
+            }
+        }
+    };
+}
+
 mod axis;
 mod filter;
 mod image;

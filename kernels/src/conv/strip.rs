@@ -88,23 +88,6 @@ unsafe fn body<L: Lanes, const R: usize, const V: usize>(t: &Tile) {
     }
 }
 
-/// Names the code for each size of tile; fewer vectors are for the end of a run.
-macro_rules! dispatch {
-    ($name:ident, $tile:ident, $($r:literal: $($v:literal)+;)+) => {
-        /// Picks the code for a tile's size.
-        ///
-        /// # Safety
-        /// As [`body`]; this CPU has the tier's instructions.
-        unsafe fn $name(channels: usize, vectors: usize, t: &Tile) {
-            match (channels, vectors) {
-                // SAFETY: the caller vouches for the CPU and for `t`.
-                $($(($r, $v) => unsafe { $tile::<$r, $v>(t) },)+)+
-                _ => unreachable!("no tile of {channels} channels and {vectors} vectors"),
-            }
-        }
-    };
-}
-
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::{Kernels, Tile, body};
@@ -129,7 +112,7 @@ mod x86 {
         unsafe { body::<Avx2, R, V>(t) }
     }
 
-    dispatch! {
+    by_size! {
         pick512, tile512,
         1: 1 2 3 4 5 6 7 8;
         2: 1 2 3 4 5 6 7 8;
@@ -140,7 +123,7 @@ mod x86 {
         7: 1 2 3;
         8: 1 2 3;
     }
-    dispatch! {
+    by_size! {
         pick2, tile2,
         1: 1 2 3;
         2: 1 2;
@@ -164,7 +147,7 @@ mod neon {
         unsafe { body::<Neon, R, V>(t) }
     }
 
-    dispatch! {
+    by_size! {
         pick, tile,
         1: 1 2 3 4;
         2: 1 2;

@@ -139,23 +139,6 @@ unsafe fn body<L: Lanes, const R: usize, const V: usize>(t: &Tile) {
     }
 }
 
-/// Names the code for each size of tile.
-macro_rules! dispatch {
-    ($name:ident, $tile:ident, $($r:literal: $($v:literal)+;)+) => {
-        /// Picks the code for a tile's size.
-        ///
-        /// # Safety
-        /// As [`body`]; this CPU has the tier's instructions.
-        unsafe fn $name(rows: usize, slivers: usize, t: &Tile) {
-            match (rows, slivers) {
-                // SAFETY: the caller vouches for the CPU and for `t`.
-                $($(($r, $v) => unsafe { $tile::<$r, $v>(t) },)+)+
-                _ => unreachable!("no tile of {rows} rows and {slivers} slivers"),
-            }
-        }
-    };
-}
-
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::{Kernels, Tile, body};
@@ -180,7 +163,7 @@ mod x86 {
         unsafe { body::<Avx2, R, V>(t) }
     }
 
-    dispatch! {
+    by_size! {
         pick512, tile512,
         1: 1 2 3;
         2: 1 2 3;
@@ -191,7 +174,7 @@ mod x86 {
         7: 1 2 3;
         8: 1 2 3;
     }
-    dispatch! {
+    by_size! {
         pick2, tile2,
         1: 1;
         2: 1;
@@ -215,7 +198,7 @@ mod neon {
         unsafe { body::<Neon, R, V>(t) }
     }
 
-    dispatch! {
+    by_size! {
         pick, tile,
         1: 1;
         2: 1;
