@@ -9,6 +9,7 @@
 
 use std::fmt::Write;
 
+use etude_kernels::gemm_bf16::has_pairs;
 use etude_kernels::{isa, peak};
 use serde_json::Value;
 
@@ -28,7 +29,7 @@ impl Roofs {
     /// Measures them now, on `threads` threads at once.
     pub fn measure(threads: usize) -> Roofs {
         let mut peaks = vec![("f32".to_owned(), peak::fma_gflops_of(isa::active(), threads))];
-        if peak::has_bf16() {
+        if has_pairs() {
             peaks.push(("bf16".to_owned(), peak::bf16_gflops(threads)));
         }
         let slope = |level: peak::Level| (level.name.to_owned(), level.bandwidth.read_gbps);

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use etude_kernels::gemm_bf16::has_pairs;
 use etude_kernels::{isa, isa::Isa, peak};
 use serde_json::{Value, json};
 
@@ -40,7 +41,7 @@ fn peaks(cores: usize) -> Vec<Peak> {
     };
     let tier = |isa: Isa| both("f32", isa.name(), &|n| peak::fma_gflops_of(isa, n));
     let mut peaks: Vec<Peak> = Isa::available().into_iter().map(tier).collect();
-    let by = if peak::has_bf16() { "vdpbf16ps" } else { "widened to f32" };
+    let by = if has_pairs() { "vdpbf16ps" } else { "widened to f32" };
     peaks.push(both("bf16", by, &peak::bf16_gflops));
     if peak::int8_gops(1).is_some() {
         peaks.push(both("int8", "vpdpbusd", &|n| peak::int8_gops(n).unwrap_or(0.0)));

@@ -6,7 +6,6 @@
 use crate::cpu::activation as cpu;
 use crate::cpu::bypass::write_rows;
 use crate::cpu::lanes::dispatch;
-use crate::cpu::map;
 use crate::cpu::shared::{Shared, with_scratch};
 use crate::elementwise::{axpy, rows_of_cut, zip};
 
@@ -39,19 +38,21 @@ pub enum Activation {
 macro_rules! with_activation {
     ($f:expr, $go:expr) => {
         match $f {
-            Activation::Identity => $go(map::Same),
-            Activation::Relu => $go(map::Relu),
-            Activation::LeakyRelu(slope) => $go(map::LeakyRelu(slope)),
-            Activation::Gelu => $go(map::Gelu),
-            Activation::GeluTanh => $go(map::GeluTanh),
-            Activation::Silu => $go(map::Silu),
-            Activation::Tanh => $go(map::Tanh),
-            Activation::Sigmoid => $go(map::Sigmoid),
-            Activation::Elu(alpha) => $go(map::Elu(alpha)),
-            Activation::Softplus => $go(map::Softplus),
+            Activation::Identity => $go($crate::cpu::map::Same),
+            Activation::Relu => $go($crate::cpu::map::Relu),
+            Activation::LeakyRelu(slope) => $go($crate::cpu::map::LeakyRelu(slope)),
+            Activation::Gelu => $go($crate::cpu::map::Gelu),
+            Activation::GeluTanh => $go($crate::cpu::map::GeluTanh),
+            Activation::Silu => $go($crate::cpu::map::Silu),
+            Activation::Tanh => $go($crate::cpu::map::Tanh),
+            Activation::Sigmoid => $go($crate::cpu::map::Sigmoid),
+            Activation::Elu(alpha) => $go($crate::cpu::map::Elu(alpha)),
+            Activation::Softplus => $go($crate::cpu::map::Softplus),
         }
     };
 }
+
+pub(crate) use with_activation;
 
 /// Calls `$go` with the type that stands for its derivative.
 macro_rules! with_slope {

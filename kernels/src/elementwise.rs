@@ -220,12 +220,15 @@ pub(crate) fn squares_of(x: &[f32]) -> f64 {
     sum_of(map::Square, x)
 }
 
-/// [`sum_of`] all of `x`, cut for the threads.
-fn total(f: impl Map, x: &[f32]) -> f64 {
-    let pieces = |x: &[f32]| sum_of(f, x);
+/// Sums all elements in a fixed order that does not depend on the number of threads.
+///
+/// Off by at most 23 roundings of the sum of magnitudes: 4096 numbers at a time are added in 64 lanes
+/// and a tree, in f32; the rest is f64.
+pub fn sum(x: &[f32]) -> f32 {
+    let piece = |x: &[f32]| sum_of(map::Same, x);
     let cuts = x.len().div_ceil(CUT);
     if cuts <= 1 {
-        return pieces(x);
+        return piece(x) as f32;
     }
     // At most 64 partial sums, which fit on the stack.
     let grain = CUT * cuts.div_ceil(64);
@@ -235,22 +238,9 @@ fn total(f: impl Map, x: &[f32]) -> f64 {
         let place = at.start / grain;
         // SAFETY: each piece has a place of its own.
         let sum = unsafe { shared.slice(place..place + 1) };
-        sum[0] = pieces(&x[at]);
+        sum[0] = piece(&x[at]);
     });
-    sums.iter().sum()
-}
-
-/// Sums all elements in a fixed order that does not depend on the number of threads.
-///
-/// Off by at most 23 roundings of the sum of magnitudes: 4096 numbers at a time are added in 64 lanes
-/// and a tree, in f32; the rest is f64.
-pub fn sum(x: &[f32]) -> f32 {
-    total(map::Same, x) as f32
-}
-
-/// Sums the squares of all elements (for the gradient norm), in the order of [`sum`].
-pub fn sum_of_squares(x: &[f32]) -> f64 {
-    total(map::Square, x)
+    sums.iter().sum::<f64>() as f32
 }
 
 /// Sums each row.

@@ -22,6 +22,7 @@ mod pack;
 mod scalar;
 mod tile;
 
+use crate::activation::Activation;
 use crate::pages::Pages;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use drive::Grain;
@@ -175,19 +176,6 @@ impl PackedB {
     fn slivers(&self) -> &[f32] {
         self.lines.as_flattened()
     }
-}
-
-/// A function that a product may apply to its finished sums.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Activation {
-    /// `max(x, 0)`
-    Relu,
-    /// `x * Phi(x)`, Phi the normal distribution function
-    Gelu,
-    /// hyperbolic tangent
-    Tanh,
-    /// `1 / (1 + e^-x)`
-    Sigmoid,
 }
 
 /// The right operand of [`gemm_fused_forward`].

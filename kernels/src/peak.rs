@@ -7,6 +7,7 @@
 mod chains;
 mod memory;
 
+use crate::gemm_bf16::has_pairs;
 use crate::isa::{self, Isa};
 use std::hint::black_box;
 use std::sync::Barrier;
@@ -32,21 +33,12 @@ pub fn fma_gflops_of(isa: Isa, threads: usize) -> f64 {
     rate(threads, 2 * chains::CHAINS * chains::lanes(isa), || chains::fma(isa, black_box(ROUNDS)))
 }
 
-/// Whether bf16 numbers are multiplied by an instruction of their own (`vdpbf16ps`) on the active
-/// tier of this machine. Otherwise they are widened, and their peak is that of f32.
-pub fn has_bf16() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    return isa::active() == Isa::Avx512 && is_x86_feature_detected!("avx512bf16");
-    #[cfg(not(target_arch = "x86_64"))]
-    false
-}
-
 /// bf16 multiply-adds with f32 sums on `threads` threads at once: GFLOP/s in all, 2 flops each.
 ///
 /// # Panics
 /// If the system cannot start a thread.
 pub fn bf16_gflops(threads: usize) -> f64 {
-    if !has_bf16() {
+    if !has_pairs() {
         return fma_gflops_of(isa::active(), threads);
     }
     rate(threads, 4 * chains::CHAINS * chains::lanes(Isa::Avx512), || {

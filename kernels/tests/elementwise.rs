@@ -5,6 +5,7 @@ mod support;
 use etude_kernels::activation::{Activation, bias_activation_forward};
 use etude_kernels::elementwise::*;
 use etude_kernels::norm::layer_norm_forward;
+use etude_kernels::optim::sum_of_squares_all;
 use etude_kernels::reference::elementwise as reference;
 use etude_kernels::softmax::{log_softmax_backward, log_softmax_forward, softmax_backward};
 use support::*;
@@ -156,7 +157,9 @@ fn sums_are_near_the_exact_ones_and_the_same_on_every_tier() {
             continue;
         }
         let x = uniform(8, n);
-        let got = same_on_every_tier("sum", || vec![sum(&x), sum_of_squares(&x) as f32]);
+        let got = same_on_every_tier("sum", || {
+            vec![sum(&x), sum_of_squares_all([&x[..]].into_iter()) as f32]
+        });
         let (exact, size) = x
             .iter()
             .fold((0.0, 0.0), |(sum, size), x| (sum + f64::from(*x), size + f64::from(*x).abs()));
@@ -220,7 +223,7 @@ fn bits_do_not_depend_on_the_number_of_threads() {
         sum_rows(&y, &mut by_row, cols);
         let mut by_col = vec![0.0; cols];
         sum_cols(&y, &mut by_col, false);
-        let sums = vec![sum(&y), sum_of_squares(&z) as f32];
+        let sums = vec![sum(&y), sum_of_squares_all([&z[..]].into_iter()) as f32];
         [y, z, by_row, by_col, sums].concat()
     });
 }

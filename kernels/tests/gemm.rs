@@ -1,8 +1,8 @@
 //! Matrix products: every tier against the definition in f64, the promise about bits, and bounds.
 
-use etude_kernels::elementwise::{Unary, unary_forward};
+use etude_kernels::activation::{Activation, activation_forward};
 use etude_kernels::gemm::{
-    Activation, Epilogue, MatMut, MatRef, Operand, PackedB, gemm_forward, gemm_fused_forward,
+    Epilogue, MatMut, MatRef, Operand, PackedB, gemm_forward, gemm_fused_forward,
     gemm_packed_forward,
 };
 use etude_kernels::isa::{self, Isa};
@@ -427,11 +427,17 @@ fn every_step_of_the_ladder_is_the_product() {
 #[test]
 fn an_epilogue_gives_the_bits_of_separate_steps() {
     let functions = [
-        (None, None),
-        (Some(Activation::Relu), Some(Unary::Relu)),
-        (Some(Activation::Gelu), Some(Unary::Gelu)),
-        (Some(Activation::Tanh), Some(Unary::Tanh)),
-        (Some(Activation::Sigmoid), Some(Unary::Sigmoid)),
+        None,
+        Some(Activation::Identity),
+        Some(Activation::Relu),
+        Some(Activation::LeakyRelu(0.2)),
+        Some(Activation::Gelu),
+        Some(Activation::GeluTanh),
+        Some(Activation::Silu),
+        Some(Activation::Tanh),
+        Some(Activation::Sigmoid),
+        Some(Activation::Elu(1.5)),
+        Some(Activation::Softplus),
     ];
     on_every_tier(|tier| {
         for (m, n, k) in
@@ -443,15 +449,15 @@ fn an_epilogue_gives_the_bits_of_separate_steps() {
             let bt = Stored::new(&b, k, n, Layout::Columns);
             let (a, b) = (MatRef::new(&a, m, k), MatRef::new(&b, k, n));
             let packed = PackedB::new(b);
-            for ((activation, unary), accumulate) in
+            for (activation, accumulate) in
                 functions.into_iter().flat_map(|f| [(f, false), (f, true)])
             {
                 let mut sums = start.clone();
                 let c = &mut MatMut::new(&mut sums, m, n);
                 gemm_packed_forward(a, &packed, Some(&bias), c, accumulate);
                 let mut want = sums.clone();
-                if let Some(f) = unary {
-                    unary_forward(f, &sums, &mut want);
+                if let Some(f) = activation {
+                    activation_forward(f, &sums, &mut want);
                 }
                 for with_residual in [false, true] {
                     let epilogue = Epilogue {

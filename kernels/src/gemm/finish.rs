@@ -1,8 +1,9 @@
 //! What happens to finished sums while their tile is still in the first-level cache.
 
-use super::{Activation, MatRef};
+use super::MatRef;
+use crate::activation::{Activation, with_activation};
 use crate::cpu::lanes::{Body, LANES, Lanes, dispatch};
-use crate::cpu::map::{Gelu, Map, Relu, Same, Sigmoid, Tanh};
+use crate::cpu::map::Map;
 
 /// What follows the sums of a product.
 #[derive(Clone, Copy, Default)]
@@ -34,13 +35,8 @@ impl Finish<'_> {
             // SAFETY: the caller vouches for the window.
             let c = unsafe { std::slice::from_raw_parts_mut(c.add(r * c_row), cols) };
             let residual = self.residual.map(|x| &x.data[(row + r) * x.row_stride + col..][..cols]);
-            match self.activation {
-                None => dispatch(Row { f: Same, residual, c }),
-                Some(Activation::Relu) => dispatch(Row { f: Relu, residual, c }),
-                Some(Activation::Gelu) => dispatch(Row { f: Gelu, residual, c }),
-                Some(Activation::Tanh) => dispatch(Row { f: Tanh, residual, c }),
-                Some(Activation::Sigmoid) => dispatch(Row { f: Sigmoid, residual, c }),
-            }
+            let f = self.activation.unwrap_or(Activation::Identity);
+            with_activation!(f, |f| dispatch(Row { f, residual, c }));
         }
     }
 }
