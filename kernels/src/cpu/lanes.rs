@@ -73,6 +73,36 @@ pub(crate) trait Lanes: Copy {
     /// Shifts right, copying the sign.
     fn shift_right<const N: u32>(a: Self::Ints) -> Self::Ints;
 
+    /// The upper and the lower halves of the products of `b` and numbers without sign.
+    #[inline(always)]
+    fn mul_wide(a: Self::Ints, b: u32) -> (Self::Ints, Self::Ints) {
+        let mut low = [0.0; LANES];
+        Self::from_bits(a).store(&mut low);
+        let products = low.map(|a| u64::from(a.to_bits()) * u64::from(b));
+        let high = products.map(|x| f32::from_bits((x >> 32) as u32));
+        let low = products.map(|x| f32::from_bits(x as u32));
+        (Self::load(&high).bits(), Self::load(&low).bits())
+    }
+    /// The lanes as f32, for numbers in `[0, 2^24)`, which are exact.
+    #[inline(always)]
+    fn floats(a: Self::Ints) -> Self {
+        let mut x = [0.0; LANES];
+        Self::from_bits(a).store(&mut x);
+        Self::load(&x.map(|x| x.to_bits() as f32))
+    }
+    /// Number `l` of each of the four, then number `l + 1` of each, and so on.
+    #[inline(always)]
+    fn interleave(x: [Self; 4]) -> [Self; 4] {
+        let (mut from, mut to) = ([[0.0; LANES]; 4], [[0.0; LANES]; 4]);
+        for (x, from) in x.into_iter().zip(&mut from) {
+            x.store(from);
+        }
+        for (i, to) in to.as_flattened_mut().iter_mut().enumerate() {
+            *to = from[i % 4][i / 4];
+        }
+        to.map(|to| Self::load(&to))
+    }
+
     /// Adds all lanes: `l + (l + 8)`, then `+ 4`, `+ 2`, `+ 1`.
     fn reduce_add(self) -> f32;
     /// The largest lane, in the same tree.

@@ -154,6 +154,23 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
+    fn mul_wide(a: Self::Ints, b: u32) -> (Self::Ints, Self::Ints) {
+        cpu!({
+            let b = _mm512_set1_epi32(b as i32);
+            let even = _mm512_mul_epu32(a, b);
+            let odd = _mm512_mul_epu32(_mm512_srli_epi64::<32>(a), b);
+            (
+                _mm512_mask_blend_epi32(0xaaaa, _mm512_srli_epi64::<32>(even), odd),
+                _mm512_mask_blend_epi32(0xaaaa, even, _mm512_slli_epi64::<32>(odd)),
+            )
+        })
+    }
+    #[inline(always)]
+    fn floats(a: Self::Ints) -> Self {
+        Avx512(cpu!(_mm512_cvtepi32_ps(a)))
+    }
+
+    #[inline(always)]
     fn reduce_add(self) -> f32 {
         cpu!({
             let high = _mm512_extractf32x8_ps::<1>(self.0);
