@@ -24,3 +24,4 @@ pub(crate) mod philox;
 pub(crate) mod rows;
 pub(crate) mod shared;
 pub(crate) mod stream_lines;
+pub(crate) mod three;
