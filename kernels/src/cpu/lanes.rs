@@ -1,6 +1,7 @@
 //! Sixteen f32 at a time, on every instruction set.
 //!
-//! A kernel body is written once over the trait [`Lanes`] and compiled once per tier. A value is
+//! A kernel body is written once over the trait [`Lanes`] ([`Numbers`] without loads and stores) and
+//! compiled once per tier. A value is
 //! always sixteen numbers wide: one register of AVX-512, two of AVX2, four of NEON, an array in plain
 //! Rust. Every operation is exactly rounded (multiply-adds are fused everywhere) and every
 //! reduction is the same tree, so a body gives the same bits on every tier.
@@ -16,28 +17,17 @@ pub(crate) const LANES: usize = 16;
 /// What fills one [`Lanes`] value.
 pub(crate) type Block = [f32; LANES];
 
-/// Sixteen f32.
+/// Numbers that are computed with side by side: what a function of analysis needs.
 ///
 /// Implementations are named by [`dispatch`] alone, which checks that this machine has their
 /// instructions: that is what makes the methods sound.
-pub(crate) trait Lanes: Copy {
-    /// Sixteen i32, wrapping.
+pub(crate) trait Numbers: Copy {
+    /// As many i32, wrapping.
     type Ints: Copy;
-    /// Sixteen yes-or-no.
+    /// As many yes-or-no.
     type Mask: Copy;
 
     fn splat(x: f32) -> Self;
-    fn load(x: &Block) -> Self;
-    /// Loads the fewer than sixteen numbers of `x`; the other lanes are 0.
-    fn load_part(x: &[f32]) -> Self;
-    fn store(self, y: &mut Block);
-    /// Stores the first `y.len() < 16` lanes.
-    fn store_part(self, y: &mut [f32]);
-    /// Stores past the cache; `y` lies on a cache line (64 bytes).
-    #[inline(always)]
-    fn stream(self, y: &mut Block) {
-        self.store(y);
-    }
 
     fn add(self, b: Self) -> Self;
     fn sub(self, b: Self) -> Self;
@@ -72,6 +62,52 @@ pub(crate) trait Lanes: Copy {
     fn shift_left<const N: u32>(a: Self::Ints) -> Self::Ints;
     /// Shifts right, copying the sign.
     fn shift_right<const N: u32>(a: Self::Ints) -> Self::Ints;
+
+    /// Keeps the order of instructions: those that compute `self` stay before those that use it.
+    ///
+    /// A compiler that meets one chain of dependent steps beside another puts the second one behind
+    /// the first; then the processor, which sees some hundred instructions ahead, waits for each
+    /// step of a chain. A meeting after each step keeps the chains side by side.
+    #[inline(always)]
+    fn meet(self) -> Self {
+        self
+    }
+
+    #[inline(always)]
+    fn zero() -> Self {
+        Self::splat(0.0)
+    }
+    #[inline(always)]
+    fn abs(self) -> Self {
+        Self::from_bits(Self::and(self.bits(), Self::ints(0x7fff_ffff)))
+    }
+    #[inline(always)]
+    fn neg(self) -> Self {
+        Self::from_bits(Self::xor(self.bits(), Self::ints(i32::MIN)))
+    }
+    /// The sign bit of each lane.
+    #[inline(always)]
+    fn sign(self) -> Self::Ints {
+        Self::and(self.bits(), Self::ints(i32::MIN))
+    }
+}
+
+/// Sixteen f32.
+pub(crate) trait Lanes: Numbers {
+    /// Whether long functions run faster on [`Three`](super::three::Three) at a time.
+    const IN_TURN: bool = false;
+
+    fn load(x: &Block) -> Self;
+    /// Loads the fewer than sixteen numbers of `x`; the other lanes are 0.
+    fn load_part(x: &[f32]) -> Self;
+    fn store(self, y: &mut Block);
+    /// Stores the first `y.len() < 16` lanes.
+    fn store_part(self, y: &mut [f32]);
+    /// Stores past the cache; `y` lies on a cache line (64 bytes).
+    #[inline(always)]
+    fn stream(self, y: &mut Block) {
+        self.store(y);
+    }
 
     /// The upper and the lower halves of the products of `b` and numbers without sign.
     #[inline(always)]
@@ -108,22 +144,10 @@ pub(crate) trait Lanes: Copy {
     /// The largest lane, in the same tree.
     fn reduce_max(self) -> f32;
 
+    /// [`Numbers::meet`] of three together.
     #[inline(always)]
-    fn zero() -> Self {
-        Self::splat(0.0)
-    }
-    #[inline(always)]
-    fn abs(self) -> Self {
-        Self::from_bits(Self::and(self.bits(), Self::ints(0x7fff_ffff)))
-    }
-    #[inline(always)]
-    fn neg(self) -> Self {
-        Self::from_bits(Self::xor(self.bits(), Self::ints(i32::MIN)))
-    }
-    /// The sign bit of each lane.
-    #[inline(always)]
-    fn sign(self) -> Self::Ints {
-        Self::and(self.bits(), Self::ints(i32::MIN))
+    fn meet_three(x: [Self; 3]) -> [Self; 3] {
+        x
     }
 }
 

@@ -1,6 +1,7 @@
 //! Sixteen lanes in two AVX registers.
 
-use super::lanes::{Block, LANES, Lanes};
+use super::lanes::{Block, LANES, Lanes, Numbers};
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 /// Sixteen f32: lanes 0 to 7, lanes 8 to 15.
@@ -79,7 +80,33 @@ fn interleave_half(a: __m256, b: __m256, c: __m256, d: __m256) -> [__m256; 4] {
     })
 }
 
-impl Lanes for Avx2 {
+/// An empty instruction that takes and gives these registers: what computes them stays before it,
+/// what uses them behind it.
+#[target_feature(enable = "avx2,fma")]
+#[inline]
+fn meet(mut x: Avx2) -> Avx2 {
+    // SAFETY: it does nothing.
+    unsafe {
+        asm!("/* {0} {1} */", inout(ymm_reg) x.0, inout(ymm_reg) x.1,
+            options(nomem, nostack, preserves_flags));
+    }
+    x
+}
+
+/// [`meet`] of six registers.
+#[target_feature(enable = "avx2,fma")]
+#[inline]
+fn meet_three([mut a, mut b, mut c]: [Avx2; 3]) -> [Avx2; 3] {
+    // SAFETY: it does nothing.
+    unsafe {
+        asm!("/* {0} {1} {2} {3} {4} {5} */", inout(ymm_reg) a.0, inout(ymm_reg) a.1,
+            inout(ymm_reg) b.0, inout(ymm_reg) b.1, inout(ymm_reg) c.0, inout(ymm_reg) c.1,
+            options(nomem, nostack, preserves_flags));
+    }
+    [a, b, c]
+}
+
+impl Numbers for Avx2 {
     type Ints = (__m256i, __m256i);
     type Mask = (__m256, __m256);
 
@@ -88,44 +115,6 @@ impl Lanes for Avx2 {
         let x = cpu!(_mm256_set1_ps(x));
         Avx2(x, x)
     }
-    #[inline(always)]
-    fn load(x: &Block) -> Self {
-        cpu!(Avx2(_mm256_loadu_ps(x.as_ptr()), _mm256_loadu_ps(x.as_ptr().add(8))))
-    }
-    #[inline(always)]
-    fn load_part(x: &[f32]) -> Self {
-        assert!(x.len() < LANES);
-        let (low, high) = x.split_at(x.len().min(8));
-        cpu!(Avx2(
-            _mm256_maskload_ps(low.as_ptr(), first(low.len())),
-            _mm256_maskload_ps(high.as_ptr(), first(high.len())),
-        ))
-    }
-    #[inline(always)]
-    fn store(self, y: &mut Block) {
-        cpu!({
-            _mm256_storeu_ps(y.as_mut_ptr(), self.0);
-            _mm256_storeu_ps(y.as_mut_ptr().add(8), self.1);
-        })
-    }
-    #[inline(always)]
-    fn stream(self, y: &mut Block) {
-        debug_assert!((y.as_ptr() as usize).is_multiple_of(64));
-        cpu!({
-            _mm256_stream_ps(y.as_mut_ptr(), self.0);
-            _mm256_stream_ps(y.as_mut_ptr().add(8), self.1);
-        })
-    }
-    #[inline(always)]
-    fn store_part(self, y: &mut [f32]) {
-        assert!(y.len() < LANES);
-        let (low, high) = y.split_at_mut(y.len().min(8));
-        cpu!({
-            _mm256_maskstore_ps(low.as_mut_ptr(), first(low.len()), self.0);
-            _mm256_maskstore_ps(high.as_mut_ptr(), first(high.len()), self.1);
-        })
-    }
-
     #[inline(always)]
     fn add(self, b: Self) -> Self {
         cpu!(Avx2(_mm256_add_ps(self.0, b.0), _mm256_add_ps(self.1, b.1)))
@@ -227,6 +216,56 @@ impl Lanes for Avx2 {
     fn shift_right<const N: u32>(a: Self::Ints) -> Self::Ints {
         let n = cpu!(_mm_cvtsi32_si128(N as i32));
         cpu!((_mm256_sra_epi32(a.0, n), _mm256_sra_epi32(a.1, n)))
+    }
+    #[inline(always)]
+    fn meet(self) -> Self {
+        cpu!(meet(self))
+    }
+}
+
+impl Lanes for Avx2 {
+    const IN_TURN: bool = true;
+
+    #[inline(always)]
+    fn meet_three(x: [Self; 3]) -> [Self; 3] {
+        cpu!(meet_three(x))
+    }
+    #[inline(always)]
+    fn load(x: &Block) -> Self {
+        cpu!(Avx2(_mm256_loadu_ps(x.as_ptr()), _mm256_loadu_ps(x.as_ptr().add(8))))
+    }
+    #[inline(always)]
+    fn load_part(x: &[f32]) -> Self {
+        assert!(x.len() < LANES);
+        let (low, high) = x.split_at(x.len().min(8));
+        cpu!(Avx2(
+            _mm256_maskload_ps(low.as_ptr(), first(low.len())),
+            _mm256_maskload_ps(high.as_ptr(), first(high.len())),
+        ))
+    }
+    #[inline(always)]
+    fn store(self, y: &mut Block) {
+        cpu!({
+            _mm256_storeu_ps(y.as_mut_ptr(), self.0);
+            _mm256_storeu_ps(y.as_mut_ptr().add(8), self.1);
+        })
+    }
+    #[inline(always)]
+    fn stream(self, y: &mut Block) {
+        debug_assert!((y.as_ptr() as usize).is_multiple_of(64));
+        cpu!({
+            _mm256_stream_ps(y.as_mut_ptr(), self.0);
+            _mm256_stream_ps(y.as_mut_ptr().add(8), self.1);
+        })
+    }
+    #[inline(always)]
+    fn store_part(self, y: &mut [f32]) {
+        assert!(y.len() < LANES);
+        let (low, high) = y.split_at_mut(y.len().min(8));
+        cpu!({
+            _mm256_maskstore_ps(low.as_mut_ptr(), first(low.len()), self.0);
+            _mm256_maskstore_ps(high.as_mut_ptr(), first(high.len()), self.1);
+        })
     }
 
     #[inline(always)]

@@ -25,3 +25,4 @@ pub(crate) mod rows;
 pub(crate) mod shared;
 pub(crate) mod stream_lines;
 pub(crate) mod stream_pack;
+pub(crate) mod three;
