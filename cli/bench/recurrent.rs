@@ -6,6 +6,7 @@
 use etude_engine::{Module, Optimizer, Products, Rng, set_products};
 use etude_models::data::Batch;
 use etude_models::recurrent::{Cell, Recurrent, RecurrentConfig};
+use etude_models::registry::Network;
 use etude_models::sampling::{Sampler, Sampling};
 use etude_models::{Model, Precision};
 

@@ -153,12 +153,13 @@ impl RunConfig {
 
     /// Refuses bf16 for what multiplies in f32 alone.
     fn check_products(&self) -> Result<()> {
-        let attention = self.model.network.attention;
-        if self.train.products() == Products::Bf16 && attention > 0 {
-            let why = format!("bf16: attention (model.attention = {attention}) has f32 alone");
-            return Err(Error::Config { key: "train.dtype".into(), why });
+        match self.model.network.f32_alone() {
+            Some(part) if self.train.products() == Products::Bf16 => {
+                let why = format!("bf16: {part} has f32 alone");
+                Err(Error::Config { key: "train.dtype".into(), why })
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Refuses a training that does not fit the memory that is free, before anything is allocated.
