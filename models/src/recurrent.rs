@@ -33,7 +33,7 @@
 use crate::attention_cell::{AttentionCell, AttentionStep};
 use crate::config::Table;
 use crate::data::Batch;
-use crate::layers::Linear;
+use crate::layers::{Linear, likeliest};
 use crate::registry::{Entry, Network, Preset};
 use crate::{Generator, Model, Part, Result, Scored};
 use etude_engine::{Ids, Input, Module, Nonlinearity, Param, Rng, Tensor};
@@ -239,6 +239,10 @@ impl Network for RecurrentConfig {
         self.layers as u64 * (2 * g + 6) * h + 2 * vocab as u64 + attention
     }
 
+    fn width(&self) -> usize {
+        self.hidden
+    }
+
     fn f32_alone(&self) -> Option<String> {
         (self.attention > 0).then(|| format!("attention (model.attention = {})", self.attention))
     }
@@ -409,15 +413,8 @@ impl Model for Recurrent {
             let nats = logits.cross_entropy_rows(&Ids::new(batch.targets.as_slice()))?.to_vec();
             let vocab = self.out.bias.value.len();
             let logits = logits.to_vec();
-            let first = |row: &[f32]| {
-                let mut best = 0;
-                row.iter()
-                    .enumerate()
-                    .for_each(|(j, x)| best = if *x > row[best] { j } else { best });
-                best as u32
-            };
             let rows = logits.chunks_exact(vocab).zip(&batch.targets);
-            let hits = rows.filter(|(row, target)| first(row) == **target).count();
+            let hits = rows.filter(|(row, target)| likeliest(row) == **target).count();
             Ok(Scored { nats, hits })
         })
     }

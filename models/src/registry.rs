@@ -5,8 +5,8 @@
 
 use crate::config::{self, Table};
 use crate::data::Conditions;
-use crate::recurrent;
 use crate::{Error, Model, Result};
+use crate::{recurrent, transformer};
 use serde_json::{Map, Value};
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -49,6 +49,9 @@ pub trait Network: Debug + Send + Sync {
     /// Numbers kept for the backward pass, for each token.
     fn activations_per_token(&self, vocab: usize) -> u64;
 
+    /// Numbers of the vector that a step is told in.
+    fn width(&self) -> usize;
+
     /// The part that multiplies in f32 alone, if there is one.
     fn f32_alone(&self) -> Option<String> {
         None
@@ -67,7 +70,8 @@ pub trait Network: Debug + Send + Sync {
 }
 
 /// Every architecture there is.
-pub const MODELS: &[Entry] = &[recurrent::RNN, recurrent::GRU, recurrent::LSTM];
+pub const MODELS: &[Entry] =
+    &[recurrent::RNN, recurrent::GRU, recurrent::LSTM, transformer::TRANSFORMER];
 
 /// A model's part of a configuration.
 #[derive(Debug, Clone)]
