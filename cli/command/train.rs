@@ -6,7 +6,7 @@ use std::time::Duration;
 use etude_models::config;
 use etude_models::data::{Dataset, Scores};
 use etude_models::generate::{Length, Request, Writer};
-use etude_models::registry::{self, MODEL_KEYS};
+use etude_models::registry::{self, model_keys};
 use etude_models::run::RunDir;
 use etude_models::sampling::Sampling;
 use etude_models::train::{End, Report, RunConfig, TRAIN_KEYS, Trainer, saved_config};
@@ -189,7 +189,7 @@ fn base(args: &Args) -> Result<Map<String, Value>> {
 
 /// What the command line says beside the preset, the file or the saved configuration.
 fn adjust(args: &Args, map: &mut Map<String, Value>) -> Result<()> {
-    let keys = [MODEL_KEYS, TRAIN_KEYS].concat();
+    let keys = [&model_keys()[..], TRAIN_KEYS].concat();
     let mut sets = args.set.clone();
     sets.extend(args.steps.map(|n| format!("train.steps={n}")));
     sets.extend(args.dtype.iter().map(|dtype| format!("train.dtype={dtype}")));

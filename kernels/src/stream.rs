@@ -40,7 +40,7 @@ pub enum Precision {
 const PANEL: usize = 4;
 /// Bytes of weights that are read again and again from which on some of their lines come from
 /// memory, at a distance that the hardware does not look ahead.
-pub(crate) const FAR: usize = 16 << 20;
+pub const FAR: usize = 16 << 20;
 /// Bytes of weight that are worth a task of their own.
 const TASK: usize = 256 << 10;
 
@@ -240,7 +240,7 @@ impl StreamedB {
     }
 
     /// Asks for lines long before they are wanted: what suits weights beyond the third-level cache.
-    pub(crate) fn fetch_ahead(&mut self) {
+    pub fn fetch_ahead(&mut self) {
         self.far = true;
     }
 

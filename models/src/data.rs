@@ -240,6 +240,24 @@ impl Batch {
         Batch::new(&windows, window)
     }
 
+    /// The windows in `count` parts, as even as can be; fewer where there are fewer windows.
+    pub fn parts(&self, count: usize) -> Vec<Batch> {
+        let count = count.clamp(1, self.batch.max(1));
+        let cut = |part: usize| self.batch * part / count;
+        let part = |from: usize, to: usize| {
+            let columns = |x: &[u32], width: usize| -> Vec<u32> {
+                let steps = x.chunks_exact(self.batch * width);
+                steps.flat_map(|row| &row[from * width..to * width]).copied().collect()
+            };
+            let (rows, targets) = (columns(&self.rows, self.active), columns(&self.targets, 1));
+            Batch { rows, targets, batch: to - from, ..*self }
+        };
+        if count == 1 {
+            return vec![self.clone()];
+        }
+        (0..count).map(|at| part(cut(at), cut(at + 1))).collect()
+    }
+
     /// Targets that count.
     pub fn target_count(&self) -> usize {
         self.targets.iter().filter(|t| **t != NO_TARGET).count()

@@ -22,6 +22,7 @@ pub mod sampling;
 pub mod settings;
 #[cfg(feature = "train")]
 pub mod train;
+pub mod transformer;
 mod weights;
 
 pub use error::Error;

@@ -33,13 +33,14 @@
 use crate::attention_cell::{AttentionCell, AttentionStep};
 use crate::config::Table;
 use crate::data::Batch;
-use crate::layers::Linear;
-use crate::registry::{Entry, Preset};
+use crate::layers::{Linear, likeliest};
+use crate::registry::{Entry, Network, Preset};
 use crate::{Generator, Model, Part, Result, Scored};
 use etude_engine::{Ids, Input, Module, Nonlinearity, Param, Rng, Tensor};
 use etude_engine::{LayerWeights, LinearStep, Precision, RecurrentStep};
 use etude_engine::{gru_layer, init, lstm_layer, no_grad, rnn_layer};
 use serde_json::{Map, Value};
+use std::sync::Arc;
 
 /// Which equations a layer follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +73,8 @@ impl Cell {
     }
 }
 
+const KEYS: &[&str] = &["hidden", "layers", "dropout", "attention", "embedding"];
+
 /// The Elman network.
 pub const RNN: Entry = Entry {
     id: "rnn",
@@ -82,6 +85,8 @@ pub const RNN: Entry = Entry {
         settings: r#"{"model": {"encoding": "melody-c", "hidden": 128, "layers": 2, "dropout": 0.2},
             "train": {"steps": 2000, "batch": 64, "lr": 0.001, "clip": 1}}"#,
     }],
+    keys: KEYS,
+    read: RecurrentConfig::entry,
 };
 
 /// The gated recurrent unit.
@@ -94,6 +99,8 @@ pub const GRU: Entry = Entry {
         settings: r#"{"model": {"encoding": "melody-c", "hidden": 128, "layers": 2, "dropout": 0.2},
             "train": {"steps": 2000, "batch": 64, "lr": 0.002, "clip": 5}}"#,
     }],
+    keys: KEYS,
+    read: RecurrentConfig::entry,
 };
 
 /// The long short-term memory.
@@ -146,6 +153,8 @@ pub const LSTM: Entry = Entry {
                 "clip": 5}, "data": {"source": "bands"}}"#,
         },
     ],
+    keys: KEYS,
+    read: RecurrentConfig::entry,
 };
 
 /// The sizes of a recurrent language model.
@@ -187,6 +196,10 @@ impl RecurrentConfig {
         })
     }
 
+    fn entry(id: &str, t: &mut Table) -> Result<Arc<dyn Network>> {
+        Ok(Arc::new(RecurrentConfig::read(id, t)?))
+    }
+
     /// A plain network: one-hot input, no dropout, no attention.
     pub fn plain(cell: Cell, hidden: usize, layers: usize) -> RecurrentConfig {
         RecurrentConfig { cell, hidden, layers, dropout: 0.0, attention: 0, embedding: 0 }
@@ -196,9 +209,10 @@ impl RecurrentConfig {
     fn inputs(&self, rows: usize) -> usize {
         if self.embedding > 0 { self.embedding } else { rows }
     }
+}
 
-    /// Writes the network's keys of table `model`.
-    pub fn write(&self, table: &mut Map<String, Value>) {
+impl Network for RecurrentConfig {
+    fn write(&self, table: &mut Map<String, Value>) {
         table.insert("hidden".into(), self.hidden.into());
         table.insert("layers".into(), self.layers.into());
         // Through text: 0.3f32 as f64 has digits that nobody wrote.
@@ -208,8 +222,7 @@ impl RecurrentConfig {
         table.insert("embedding".into(), self.embedding.into());
     }
 
-    /// Numbers in all weights, with `rows` inputs and `vocab` outputs.
-    pub fn parameter_count(&self, rows: usize, vocab: usize) -> u64 {
+    fn parameter_count(&self, rows: usize, vocab: usize) -> u64 {
         let (h, g) = (self.hidden as u64, self.cell.gates() as u64);
         let (table, rows) = ((rows * self.embedding) as u64, self.inputs(rows) as u64);
         let vocab = vocab as u64;
@@ -220,11 +233,22 @@ impl RecurrentConfig {
         table + layer(rows) + (self.layers as u64 - 1) * layer(h) + vocab * (h + 1) + attention
     }
 
-    /// Numbers kept for the backward pass, for each token.
-    pub fn activations_per_token(&self, vocab: usize) -> u64 {
+    fn activations_per_token(&self, vocab: usize) -> u64 {
         let (h, g) = (self.hidden as u64, self.cell.gates() as u64);
         let attention = if self.attention > 0 { 3 * self.attention as u64 * h } else { 0 };
         self.layers as u64 * (2 * g + 6) * h + 2 * vocab as u64 + attention
+    }
+
+    fn width(&self) -> usize {
+        self.hidden
+    }
+
+    fn f32_alone(&self) -> Option<String> {
+        (self.attention > 0).then(|| format!("attention (model.attention = {})", self.attention))
+    }
+
+    fn build(&self, rows: usize, vocab: usize, seed: u64) -> Result<Box<dyn Model>> {
+        Ok(Box::new(Recurrent::new(self.clone(), rows, vocab, seed)?))
     }
 }
 
@@ -389,15 +413,8 @@ impl Model for Recurrent {
             let nats = logits.cross_entropy_rows(&Ids::new(batch.targets.as_slice()))?.to_vec();
             let vocab = self.out.bias.value.len();
             let logits = logits.to_vec();
-            let first = |row: &[f32]| {
-                let mut best = 0;
-                row.iter()
-                    .enumerate()
-                    .for_each(|(j, x)| best = if *x > row[best] { j } else { best });
-                best as u32
-            };
             let rows = logits.chunks_exact(vocab).zip(&batch.targets);
-            let hits = rows.filter(|(row, target)| first(row) == **target).count();
+            let hits = rows.filter(|(row, target)| likeliest(row) == **target).count();
             Ok(Scored { nats, hits })
         })
     }

@@ -5,9 +5,11 @@
 
 use crate::config::{self, Table};
 use crate::data::Conditions;
-use crate::recurrent::{self, Recurrent, RecurrentConfig};
 use crate::{Error, Model, Result};
+use crate::{recurrent, transformer};
 use serde_json::{Map, Value};
+use std::fmt::Debug;
+use std::sync::Arc;
 
 /// One published or built-in set of sizes.
 pub struct Preset {
@@ -27,13 +29,52 @@ pub struct Entry {
     pub about: &'static str,
     /// Its presets; the first is the default.
     pub presets: &'static [Preset],
+    /// The keys of table `model` that its network reads.
+    pub keys: &'static [&'static str],
+    /// Reads those keys, told the id.
+    pub read: fn(&str, &mut Table) -> Result<Arc<dyn Network>>,
+}
+
+/// The sizes of a network: what an architecture makes of its keys of table `model`.
+///
+/// A network reads `rows` input rows, of which a step names a few, and writes the logits of `vocab`
+/// tokens.
+pub trait Network: Debug + Send + Sync {
+    /// Writes the keys that [`Entry::read`] reads.
+    fn write(&self, table: &mut Map<String, Value>);
+
+    /// Numbers in all weights.
+    fn parameter_count(&self, rows: usize, vocab: usize) -> u64;
+
+    /// Numbers kept for the backward pass, for each token.
+    fn activations_per_token(&self, vocab: usize) -> u64;
+
+    /// Numbers of the vector that a step is told in.
+    fn width(&self) -> usize;
+
+    /// The part that multiplies in f32 alone, if there is one.
+    fn f32_alone(&self) -> Option<String> {
+        None
+    }
+
+    /// The longest sequence that it reads, if it has an end.
+    fn most_steps(&self) -> Option<usize> {
+        None
+    }
+
+    /// Builds the network with fresh weights.
+    ///
+    /// # Errors
+    /// If the sizes cannot be allocated.
+    fn build(&self, rows: usize, vocab: usize, seed: u64) -> Result<Box<dyn Model>>;
 }
 
 /// Every architecture there is.
-pub const MODELS: &[Entry] = &[recurrent::RNN, recurrent::GRU, recurrent::LSTM];
+pub const MODELS: &[Entry] =
+    &[recurrent::RNN, recurrent::GRU, recurrent::LSTM, transformer::TRANSFORMER];
 
 /// A model's part of a configuration.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct ModelConfig {
     /// The architecture.
     pub id: String,
@@ -44,19 +85,26 @@ pub struct ModelConfig {
     /// What is fed at each step beside the last token.
     pub conditions: Conditions,
     /// The sizes of the network.
-    pub network: RecurrentConfig,
+    pub network: Arc<dyn Network>,
 }
 
-/// The keys of table `model`, for `--set`.
-pub const MODEL_KEYS: &[(&str, &str)] = &[
-    ("model", "encoding"),
-    ("model", "conditions"),
-    ("model", "hidden"),
-    ("model", "layers"),
-    ("model", "dropout"),
-    ("model", "attention"),
-    ("model", "embedding"),
-];
+/// Configurations are equal if they are written alike.
+impl PartialEq for ModelConfig {
+    fn eq(&self, other: &ModelConfig) -> bool {
+        self.write() == other.write()
+    }
+}
+
+/// The keys of table `model` that some architecture knows, for `--set`.
+pub fn model_keys() -> Vec<(&'static str, &'static str)> {
+    let mut keys = vec!["encoding", "conditions"];
+    for key in MODELS.iter().flat_map(|e| e.keys) {
+        if !keys.contains(key) {
+            keys.push(key);
+        }
+    }
+    keys.into_iter().map(|key| ("model", key)).collect()
+}
 
 /// Finds `id` or `id/preset`.
 ///
@@ -115,7 +163,7 @@ impl ModelConfig {
         let schemes: Vec<&str> = etude_tokenizer::schemes().iter().map(|(name, _)| *name).collect();
         let encoding = table.choice("encoding", "melody", &schemes)?;
         let conditions = table.choice("conditions", "none", &Conditions::NAMES)?;
-        let network = RecurrentConfig::read(&id, &mut table)?;
+        let network = (entry.read)(&id, &mut table)?;
         table.finish()?;
         let conditions = Conditions::from_name(&conditions).unwrap_or(Conditions::None);
         if conditions == Conditions::Form && !encoding.starts_with("melody") {
@@ -192,6 +240,6 @@ impl ModelConfig {
     /// If the encoding is unknown.
     pub fn build(&self, seed: u64) -> Result<Box<dyn Model>> {
         let (rows, vocab) = self.widths()?;
-        Ok(Box::new(Recurrent::new(self.network.clone(), rows, vocab, seed)?))
+        self.network.build(rows, vocab, seed)
     }
 }

@@ -17,11 +17,14 @@ pub struct TrainConfig {
     pub steps: u64,
     /// Windows of a step.
     pub batch: usize,
+    /// Parts of a step's windows that are learned from one after another, to save memory.
+    pub accumulate: usize,
     /// Tokens of a window.
     pub window: usize,
     /// Highest learning rate.
     pub lr: f64,
-    /// `constant`, `cosine` or `exponential`.
+    /// `constant`, `cosine`, `exponential`, or `noam`: Vaswani et al. 2017, where `lr` is the factor
+    /// before their formula.
     pub schedule: String,
     /// Steps in which the learning rate rises from 0.
     pub warmup: u64,
@@ -48,6 +51,7 @@ pub const TRAIN_KEYS: &[(&str, &str)] = &[
     ("train", "seed"),
     ("train", "steps"),
     ("train", "batch"),
+    ("train", "accumulate"),
     ("train", "window"),
     ("train", "lr"),
     ("train", "schedule"),
@@ -71,7 +75,7 @@ impl TrainConfig {
 }
 
 const DTYPES: [&str; 2] = ["f32", "bf16"];
-const SCHEDULES: [&str; 3] = ["constant", "cosine", "exponential"];
+const SCHEDULES: [&str; 4] = ["constant", "cosine", "exponential", "noam"];
 
 /// A whole configuration: what `config.toml` of a run holds.
 #[derive(Debug, Clone, PartialEq)]
@@ -96,6 +100,7 @@ impl RunConfig {
             seed: t.count("seed", 1, 0..=usize::MAX)? as u64,
             steps: t.count("steps", 2000, 0..=1_000_000_000)? as u64,
             batch: t.count("batch", 64, 1..=65_536)?,
+            accumulate: t.count("accumulate", 1, 1..=65_536)?,
             window: t.count("window", 256, 2..=65_536)?,
             lr: t.number("lr", 1e-3, 0.0..=10.0)?,
             schedule: t.choice("schedule", "cosine", &SCHEDULES)?,
@@ -116,6 +121,7 @@ impl RunConfig {
         config::finish(&config)?;
         let config = RunConfig { model, train, source };
         config.check_products()?;
+        config.check_window()?;
         config.check_memory()?;
         Ok(config)
     }
@@ -124,7 +130,8 @@ impl RunConfig {
     pub fn write(&self) -> Map<String, Value> {
         let t = &self.train;
         let train = json!({
-            "seed": t.seed, "steps": t.steps, "batch": t.batch, "window": t.window, "lr": t.lr,
+            "seed": t.seed, "steps": t.steps, "batch": t.batch,
+            "accumulate": t.accumulate, "window": t.window, "lr": t.lr,
             "schedule": t.schedule, "warmup": t.warmup, "clip": t.clip,
             "weight_decay": t.weight_decay, "dtype": t.dtype, "transpose": t.transpose,
             "log_every": t.log_every, "valid_every": t.valid_every, "save_every": t.save_every, "patience": t.patience,
@@ -142,7 +149,8 @@ impl RunConfig {
     /// If the encoding is unknown.
     pub fn memory_bytes(&self) -> Result<u64> {
         let (_, vocab) = self.model.widths()?;
-        let cells = (self.train.batch as u64).saturating_mul(self.train.window as u64);
+        let windows = self.train.batch.div_ceil(self.train.accumulate) as u64;
+        let cells = windows.saturating_mul(self.train.window as u64);
         let token = self.model.network.activations_per_token(vocab);
         Ok(self
             .model
@@ -153,12 +161,25 @@ impl RunConfig {
 
     /// Refuses bf16 for what multiplies in f32 alone.
     fn check_products(&self) -> Result<()> {
-        let attention = self.model.network.attention;
-        if self.train.products() == Products::Bf16 && attention > 0 {
-            let why = format!("bf16: attention (model.attention = {attention}) has f32 alone");
-            return Err(Error::Config { key: "train.dtype".into(), why });
+        match self.model.network.f32_alone() {
+            Some(part) if self.train.products() == Products::Bf16 => {
+                let why = format!("bf16: {part} has f32 alone");
+                Err(Error::Config { key: "train.dtype".into(), why })
+            }
+            _ => Ok(()),
         }
-        Ok(())
+    }
+
+    /// Refuses windows that are longer than what the network reads.
+    fn check_window(&self) -> Result<()> {
+        let window = self.train.window;
+        match self.model.network.most_steps() {
+            Some(most) if window > most => {
+                let why = format!("{window} tokens; this network reads at most {most}");
+                Err(Error::Config { key: "train.window".into(), why })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Refuses a training that does not fit the memory that is free, before anything is allocated.

@@ -11,7 +11,8 @@ use crate::run::RunDir;
 pub use crate::settings::{RunConfig, TRAIN_KEYS, TrainConfig, saved_config};
 use crate::{Error, Model, Result};
 use crate::{load_weights, save_weights};
-use etude_engine::{Dtype, Optimizer, Rng, Schedule, WeightFile, set_products, write_weights};
+use etude_engine::{Dtype, Grads, Optimizer, Rng, Schedule, WeightFile};
+use etude_engine::{no_grad, set_products, write_weights};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -277,6 +278,9 @@ impl Trainer {
         let (lr, warmup) = (c.lr, c.warmup);
         let schedule = match c.schedule.as_str() {
             "cosine" => Schedule::Cosine { lr, floor: 0.02 * lr, warmup, total: c.steps },
+            "noam" => {
+                Schedule::Noam { scale: lr, width: self.config.model.network.width(), warmup }
+            }
             "exponential" => Schedule::Exponential { lr, floor: 0.01 * lr, decay: 0.9999 },
             _ => Schedule::Constant { lr },
         };
@@ -288,16 +292,22 @@ impl Trainer {
         let mut rng =
             Rng { seed: self.config.train.seed, stream: DROPOUT_STREAM, position: self.step << 36 };
         let _products = set_products(self.config.train.products());
-        let loss = self.model.loss(batch, Some(&mut rng))?;
-        let value = f64::from(loss.item()?);
-        let step = self.step + 1;
-        if !value.is_finite() {
-            // A weight that is not finite is the usual cause: name it rather than the loss.
-            let cause = self.model.check_finite().err();
-            let tensor = cause.map_or_else(|| "the loss".into(), |e| e.to_string());
-            return Err(Error::NotFinite { step, tensor });
+        let (mut value, mut sum) = (0.0, None);
+        for part in batch.parts(self.config.train.accumulate) {
+            // So that the parts add up to the mean over the whole batch.
+            let share = part.target_count() as f32 / batch.target_count().max(1) as f32;
+            let loss = self.model.loss(&part, Some(&mut rng))?;
+            let loss = if share == 1.0 { loss } else { loss.scale(share)? };
+            value += f64::from(loss.item()?);
+            self.check_loss(value)?;
+            let grads = loss.backward()?;
+            sum = Some(match sum {
+                None => grads,
+                Some(sum) => add_grads(&*self.model, sum, grads)?,
+            });
         }
-        let grads = loss.backward()?;
+        let Some(grads) = sum else { return Ok((0.0, 0.0)) };
+        let step = self.step + 1;
         match self.optimizer.step(&mut *self.model, &grads, lr) {
             Ok(norm) => Ok((value, norm)),
             Err(etude_engine::Error::NotFinite { what, .. }) => {
@@ -305,6 +315,16 @@ impl Trainer {
             }
             Err(e) => Err(e.into()),
         }
+    }
+
+    fn check_loss(&self, value: f64) -> Result<()> {
+        if value.is_finite() {
+            return Ok(());
+        }
+        // A weight that is not finite is the usual cause: name it rather than the loss.
+        let cause = self.model.check_finite().err();
+        let tensor = cause.map_or_else(|| "the loss".into(), |e| e.to_string());
+        Err(Error::NotFinite { step: self.step + 1, tensor })
     }
 
     /// Scores the validation part; a new best is put among the `files` to save.
@@ -347,6 +367,21 @@ const DROPOUT_STREAM: u32 = 3;
 fn optimizer(c: &TrainConfig) -> Optimizer {
     let optimizer = Optimizer::adamw(c.weight_decay as f32);
     if c.clip > 0.0 { optimizer.clip_norm(c.clip as f32) } else { optimizer }
+}
+
+/// Adds the gradients of one part of a batch to those of the parts before.
+fn add_grads(model: &dyn Model, mut sum: Grads, mut grads: Grads) -> Result<Grads> {
+    let mut result = Ok(());
+    model.visit(&mut |p| {
+        let Some(d) = grads.take(&p.value) else { return };
+        let added = no_grad(|| sum.take(&p.value).map_or(Ok(d.clone()), |before| before.add(&d)));
+        match added {
+            Ok(d) => sum.insert(&p.value, d),
+            Err(e) => result = Err(e),
+        }
+    });
+    result?;
+    Ok(sum)
 }
 
 fn load_moments(

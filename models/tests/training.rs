@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use etude_engine::Pool;
 use etude_models::data::{Batch, Dataset, Scores};
-use etude_models::registry::preset_config;
+use etude_models::registry::{model_keys, preset_config};
 use etude_models::run::RunDir;
 use etude_models::train::{End, RunConfig, Trainer};
 use etude_models::{Error, config};
@@ -48,7 +48,7 @@ fn tunes(count: u8) -> Vec<(String, Score)> {
 
 fn settings(name: &str, sets: &[&str]) -> RunConfig {
     let mut map = preset_config(name).unwrap();
-    let keys = [etude_models::registry::MODEL_KEYS, etude_models::train::TRAIN_KEYS].concat();
+    let keys = [&model_keys()[..], etude_models::train::TRAIN_KEYS].concat();
     let small =
         ["hidden=24", "batch=6", "window=40", "log_every=1", "valid_every=4", "save_every=3"];
     for set in small.iter().chain(sets) {
@@ -264,7 +264,7 @@ fn a_save_cut_off_at_any_move_opens_as_the_old_or_the_new_one() {
 
 #[test]
 fn settings_out_of_range_are_named() {
-    let keys = [etude_models::registry::MODEL_KEYS, etude_models::train::TRAIN_KEYS].concat();
+    let keys = [&model_keys()[..], etude_models::train::TRAIN_KEYS].concat();
     for (set, wanted) in [
         ("hidden=0", "model.hidden"),
         ("hidden=99999999", "model.hidden"),
