@@ -11,7 +11,7 @@ mod conv;
 mod elementwise;
 mod gemm;
 mod ladder;
-mod measure;
+pub(crate) mod measure;
 mod recurrent;
 mod roofline;
 mod sink;

@@ -6,6 +6,8 @@
 #![forbid(unsafe_code)]
 
 mod attention_cell;
+pub mod augment;
+pub mod beam;
 pub mod bundled;
 pub mod config;
 pub mod data;
@@ -13,6 +15,8 @@ mod error;
 pub mod evaluate;
 pub mod generate;
 pub mod layers;
+pub mod lora;
+mod pieces;
 pub mod recurrent;
 pub mod registry;
 #[cfg(feature = "train")]
@@ -20,6 +24,8 @@ pub mod run;
 pub mod sampling;
 #[cfg(feature = "train")]
 pub mod settings;
+#[cfg(feature = "train")]
+pub mod store;
 #[cfg(feature = "train")]
 pub mod train;
 pub mod transformer;
@@ -101,4 +107,19 @@ pub trait Generator: Send {
     /// # Errors
     /// If a row lies outside of the input matrix.
     fn step(&mut self, rows: &[u32]) -> Result<&[f32]>;
+
+    /// A copy of what the steps so far have left behind, for a search that goes several ways from one
+    /// place; `None` where the tokens have to be read again instead.
+    fn state(&self) -> Option<Vec<f32>> {
+        None
+    }
+
+    /// Goes back to a place whose [`Generator::state`] was kept.
+    ///
+    /// # Errors
+    /// If the state is that of another model.
+    fn set_state(&mut self, state: &[f32]) -> Result<()> {
+        let why = format!("a state of {} numbers; this model keeps none", state.len());
+        Err(Error::Data { why })
+    }
 }

@@ -510,4 +510,43 @@ impl Generator for RecurrentGenerator {
             RecurrentGenerator::Joined(first, rest) => rest.step_dense(first.step(rows)?)?,
         })
     }
+    fn state(&self) -> Option<Vec<f32>> {
+        Some(match self {
+            RecurrentGenerator::Plain(layers) => layer_states(layers),
+            RecurrentGenerator::Attention(first, _) => first.state(),
+            RecurrentGenerator::Joined(first, rest) => [first.state(), layer_states(rest)].concat(),
+        })
+    }
+
+    fn set_state(&mut self, state: &[f32]) -> Result<()> {
+        let rest = match self {
+            RecurrentGenerator::Plain(layers) => set_layer_states(layers, state)?,
+            RecurrentGenerator::Attention(first, _) => first.set_state(state)?,
+            RecurrentGenerator::Joined(first, rest) => {
+                set_layer_states(rest, first.set_state(state)?)?
+            }
+        };
+        match rest {
+            [] => Ok(()),
+            _ => Err(crate::Error::Data { why: "a state of another model".into() }),
+        }
+    }
+}
+
+/// `h` and `c` of every layer, one after the other.
+fn layer_states(layers: &RecurrentStep) -> Vec<f32> {
+    (0..layers.layers()).flat_map(|l| [layers.h(l), layers.c(l)].concat()).collect()
+}
+
+/// Puts [`layer_states`] back; returns what follows them.
+fn set_layer_states<'a>(layers: &mut RecurrentStep, mut state: &'a [f32]) -> Result<&'a [f32]> {
+    for l in 0..layers.layers() {
+        let (h, c) = (layers.h(l).len(), layers.c(l).len());
+        let Some((own, rest)) = state.split_at_checked(h + c) else {
+            return Err(crate::Error::Data { why: "a state of another model".into() });
+        };
+        layers.set_state(l, &own[..h], &own[h..])?;
+        state = rest;
+    }
+    Ok(state)
 }

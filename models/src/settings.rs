@@ -1,10 +1,12 @@
 //! How a model is trained: the configuration of a run, read strictly and checked against the memory
 //! that is free before anything is allocated.
 
+use crate::augment::Augment;
 use crate::config::{self, Table};
+use crate::lora::{Adapted, Lora};
 use crate::registry::ModelConfig;
 use crate::run::RunDir;
-use crate::{Error, Result};
+use crate::{Error, Model, Result};
 use etude_engine::Products;
 use serde_json::{Map, Value, json};
 
@@ -36,6 +38,13 @@ pub struct TrainConfig {
     pub dtype: String,
     /// Semitones up and down by which training pieces are shifted as well.
     pub transpose: usize,
+    /// Percent by which training windows are played faster or slower, where the encoding has time.
+    pub stretch: f64,
+    /// What is added to or taken from the velocities of a training window at most, where the encoding
+    /// has velocities.
+    pub velocity: usize,
+    /// The adapter that is learned beside weights that stay; rank 0: none, all weights learn.
+    pub lora: Lora,
     /// Steps between two lines of `metrics.jsonl`.
     pub log_every: u64,
     /// Steps between two validations.
@@ -60,6 +69,10 @@ pub const TRAIN_KEYS: &[(&str, &str)] = &[
     ("train", "weight_decay"),
     ("train", "dtype"),
     ("train", "transpose"),
+    ("train", "stretch"),
+    ("train", "velocity"),
+    ("train", "lora"),
+    ("train", "lora_alpha"),
     ("train", "log_every"),
     ("train", "valid_every"),
     ("train", "save_every"),
@@ -68,6 +81,12 @@ pub const TRAIN_KEYS: &[(&str, &str)] = &[
 ];
 
 impl TrainConfig {
+    /// How training pieces are changed from window to window.
+    pub fn augment(&self) -> Augment {
+        let (transpose, stretch, velocity) = (self.transpose, self.stretch, self.velocity);
+        Augment { transpose, stretch, velocity }
+    }
+
     /// The numbers of matrix products.
     pub fn products(&self) -> Products {
         if self.dtype == "bf16" { Products::Bf16 } else { Products::F32 }
@@ -109,6 +128,12 @@ impl RunConfig {
             weight_decay: t.number("weight_decay", 0.0, 0.0..=1.0)?,
             dtype: t.choice("dtype", "f32", &DTYPES)?,
             transpose: t.count("transpose", 0, 0..=11)?,
+            stretch: t.number("stretch", 0.0, 0.0..=50.0)?,
+            velocity: t.count("velocity", 0, 0..=64)?,
+            lora: Lora {
+                rank: t.count("lora", 0, 0..=4096)?,
+                alpha: t.number("lora_alpha", Lora::ALPHA, 0.0..=1e6)?,
+            },
             log_every: t.count("log_every", 10, 1..=1_000_000)? as u64,
             valid_every: t.count("valid_every", 200, 1..=1_000_000_000)? as u64,
             save_every: t.count("save_every", 200, 1..=1_000_000_000)? as u64,
@@ -120,6 +145,9 @@ impl RunConfig {
         d.finish()?;
         config::finish(&config)?;
         let config = RunConfig { model, train, source };
+        if let Some((key, why)) = config.train.augment().unheard(&config.model.encoding) {
+            return Err(Error::Config { key: key.into(), why });
+        }
         config.check_products()?;
         config.check_window()?;
         config.check_memory()?;
@@ -133,7 +161,8 @@ impl RunConfig {
             "seed": t.seed, "steps": t.steps, "batch": t.batch,
             "accumulate": t.accumulate, "window": t.window, "lr": t.lr,
             "schedule": t.schedule, "warmup": t.warmup, "clip": t.clip,
-            "weight_decay": t.weight_decay, "dtype": t.dtype, "transpose": t.transpose,
+            "weight_decay": t.weight_decay, "dtype": t.dtype, "transpose": t.transpose, "stretch": t.stretch,
+            "velocity": t.velocity, "lora": t.lora.rank, "lora_alpha": t.lora.alpha,
             "log_every": t.log_every, "valid_every": t.valid_every, "save_every": t.save_every, "patience": t.patience,
         });
         let mut config = Map::new();
@@ -141,6 +170,26 @@ impl RunConfig {
         config.insert("train".into(), train);
         config.insert("data".into(), json!({ "source": self.source }));
         config
+    }
+
+    /// Builds the network with fresh weights, and with its adapter if it learns one.
+    ///
+    /// # Errors
+    /// If the encoding is unknown, or the rank of the adapter fits no matrix.
+    pub fn build(&self) -> Result<Box<dyn Model>> {
+        self.with_adapter(self.model.build(self.train.seed)?)
+    }
+
+    /// Puts a fresh adapter beside the weights of a model, if the configuration says so.
+    ///
+    /// # Errors
+    /// If its rank fits no matrix.
+    pub fn with_adapter(&self, model: Box<dyn Model>) -> Result<Box<dyn Model>> {
+        let lora = self.train.lora;
+        if lora.rank == 0 {
+            return Ok(model);
+        }
+        Ok(Box::new(Adapted::new(model, lora, self.train.seed)?))
     }
 
     /// Bytes that training needs at most, weights, moments, gradient and activations.

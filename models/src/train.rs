@@ -74,7 +74,7 @@ impl Trainer {
     /// # Errors
     /// If the data are empty, the directory cannot be made, or it holds a run already.
     pub fn create(config: RunConfig, data: Dataset, path: &Path) -> Result<Trainer> {
-        let model = config.model.build(config.train.seed)?;
+        let model = config.build()?;
         Trainer::with_model(config, model, data, path)
     }
 
@@ -121,7 +121,7 @@ impl Trainer {
             let why = "the model's sizes differ from those that the run began with".into();
             return Err(Error::File { path: at("config.toml"), why });
         }
-        let mut model = config.model.build(config.train.seed)?;
+        let mut model = config.build()?;
         let mut optimizer = optimizer(&config.train);
         let missing =
             |name: &str| Error::File { path: at(name), why: "missing from the save".into() };
@@ -229,7 +229,7 @@ impl Trainer {
             if time.is_some_and(|time| start.elapsed() >= time) {
                 break End::Time;
             }
-            let batch = Batch::of_step(&self.data.train, c.seed, self.step, c.batch, c.window);
+            let batch = Batch::of_step(&self.data.train, c.seed, self.step, c.batch, c.window)?;
             let lr = self.learning_rate();
             let (loss, grad_norm) = self.learn(&batch, lr)?;
             self.step += 1;
@@ -401,7 +401,7 @@ fn load_moments(
 fn baselines(config: &RunConfig, data: &Dataset) -> Result<Baselines> {
     let (_, vocab) = config.model.widths()?;
     let held = if data.valid.is_empty() { &data.train } else { &data.valid };
-    Ok(Baselines::new(&data.train, held, vocab))
+    Baselines::new(&data.train, held, vocab)
 }
 
 fn metrics_line(r: &Report) -> Value {
