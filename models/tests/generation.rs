@@ -13,7 +13,7 @@ const FOUR: Meter = Meter { tick: 0, numerator: 4, denominator: 4 };
 fn config(name: &str, sets: &[&str]) -> ModelConfig {
     let mut map = preset_config(name).unwrap();
     for set in ["hidden=12", "conditions=none"].iter().chain(sets) {
-        config::set(&mut map, set, registry::MODEL_KEYS).unwrap();
+        config::set(&mut map, set, &registry::model_keys()).unwrap();
     }
     ModelConfig::take(&mut map).unwrap()
 }

@@ -15,7 +15,7 @@ const LORA: Lora = Lora { rank: 3, alpha: 16.0 };
 fn config(name: &str, sets: &[&str]) -> ModelConfig {
     let mut map = preset_config(name).unwrap();
     for set in ["hidden=12", "conditions=none", "dropout=0"].iter().chain(sets) {
-        config::set(&mut map, set, registry::MODEL_KEYS).unwrap();
+        config::set(&mut map, set, &registry::model_keys()).unwrap();
     }
     ModelConfig::take(&mut map).unwrap()
 }

@@ -407,7 +407,7 @@ fn speed_and_loudness_change_where_the_encoding_has_them() {
     assert!(velocities.iter().all(near) && velocities.iter().any(|v| v.abs_diff(velocity) >= 6));
     for (set, key) in [("stretch=5", "train.stretch"), ("velocity=5", "train.velocity")] {
         let mut map = preset_config("lstm/melody-basic").unwrap();
-        let keys = [etude_models::registry::MODEL_KEYS, etude_models::train::TRAIN_KEYS].concat();
+        let keys = [&model_keys()[..], etude_models::train::TRAIN_KEYS].concat();
         config::set(&mut map, set, &keys).unwrap();
         let error = RunConfig::read(map).unwrap_err().to_string();
         assert!(error.starts_with(key) && error.contains("melody-c"), "{error}");
