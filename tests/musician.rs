@@ -173,19 +173,24 @@ fn a_file_is_scored_whole() {
     assert!((written["log_likelihood"].as_f64().unwrap() - nats).abs() < 1e-3);
 }
 
-/// A folder of scales up or down, from many notes.
+/// A folder of tunes that go up a scale, or down, by steps and waits drawn at random.
 fn scales(folder: &Path, up: bool) {
     std::fs::create_dir_all(folder).unwrap();
-    for i in 0..24u64 {
-        let mut score = Score::new(4);
+    for seed in 0..40u64 {
+        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let scale = [60, 62, 64, 65, 67, 69, 71, 72];
-        let notes = (0..32 + i % 5).map(|t| {
-            let step = ((t * (1 + i % 3) + i) % 8) as usize;
+        let (mut tick, mut step) = (0, 0);
+        let notes = (0..40).map(|_| {
+            state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+            step = (step + 1 + (state >> 62) as usize % 2) % 8;
             let pitch = scale[if up { step } else { 7 - step }];
-            Note { tick: 2 * t, duration: 2, pitch, velocity: 90 }
+            let wait = 1 + (state >> 50) % 4;
+            tick += wait;
+            Note { tick: tick - wait, duration: wait, pitch, velocity: 90 }
         });
+        let mut score = Score::new(4);
         score.tracks.push(Track { notes: notes.collect(), ..Track::default() });
-        std::fs::write(folder.join(format!("{i}.mid")), score.to_midi()).unwrap();
+        std::fs::write(folder.join(format!("{seed}.mid")), score.to_midi()).unwrap();
     }
 }
 
