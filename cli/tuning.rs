@@ -61,10 +61,11 @@ impl Tuning {
         trainer: &Trainer,
         from: &Trained,
         path: &Path,
+        cached: bool,
         console: &Console,
     ) -> Result<Tuning> {
         let source = from.source.clone();
-        let old = old(trainer.config(), source.as_deref(), console);
+        let old = old(trainer.config(), source.as_deref(), cached, console);
         let before = json!({
             "from": from.name, "old_data": source,
             "new": score(trainer.model(), Some(trainer.data()))?,
@@ -78,7 +79,12 @@ impl Tuning {
     ///
     /// # Errors
     /// If the file with the scores is damaged.
-    pub fn resume(config: &RunConfig, path: &Path, console: &Console) -> Result<Option<Tuning>> {
+    pub fn resume(
+        config: &RunConfig,
+        path: &Path,
+        cached: bool,
+        console: &Console,
+    ) -> Result<Option<Tuning>> {
         let file = path.join(FILE);
         if !file.exists() {
             return Ok(None);
@@ -86,7 +92,7 @@ impl Tuning {
         let bytes = read_bytes(&file, 1 << 20)?;
         let before: Value = serde_json::from_slice(&bytes)
             .map_err(|e| Error::file(&file, format!("damaged: {e}")))?;
-        let old = old(config, before["old_data"].as_str(), console);
+        let old = old(config, before["old_data"].as_str(), cached, console);
         Ok(Some(Tuning { before, old }))
     }
 
@@ -123,10 +129,15 @@ impl Tuning {
 }
 
 /// The data that the model was trained on before, where they are still there.
-fn old(config: &RunConfig, source: Option<&str>, console: &Console) -> Option<Dataset> {
+fn old(
+    config: &RunConfig,
+    source: Option<&str>,
+    cached: bool,
+    console: &Console,
+) -> Option<Dataset> {
     let mut config = config.clone();
     config.train.transpose = 0;
-    match dataset::open(&config, &sources_of(source?), true, console) {
+    match dataset::open(&config, &sources_of(source?), cached, console) {
         Ok(data) => Some(data),
         Err(e) => {
             console.note(format!("the data that the model was trained on before: {e}"));

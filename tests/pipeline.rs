@@ -69,14 +69,21 @@ fn two_thousand_files_train_in_the_memory_of_a_hundred() {
     let (few, many) = (folder.0.join("few"), folder.0.join("many"));
     for seed in 0..2000 {
         let score = tune(seed, 600);
-        write(&many, &format!("{seed}.mid"), &score);
+        write(&many.join("train"), &format!("{seed}.mid"), &score);
         if seed < 100 {
-            write(&few, &format!("{seed}.mid"), &score);
+            write(&few.join("train"), &format!("{seed}.mid"), &score);
+        }
+    }
+    // As much to validate with: that memory is the network's.
+    for seed in 2000..2004 {
+        let score = tune(seed, 600);
+        for data in [&few, &many] {
+            write(&data.join("valid"), &format!("{seed}.mid"), &score);
         }
     }
     let (of_few, _) = told(&train(&folder.0, &few, "run-few", &["--no-cache"]));
     let (of_many, line) = told(&train(&folder.0, &many, "run-many", &[]));
-    assert!(line.contains("2000 pieces") && line.contains("1200000 notes"), "{line}");
+    assert!(line.contains("2004 pieces") && line.contains("1202400 notes"), "{line}");
     assert!(!line.contains("read before"), "{line}");
     let peaks = [&of_few, &of_many].map(|told| told["peak_memory_mb"].as_f64());
     println!("peak memory of 100 and of 2,000 files: {peaks:?} MB");
@@ -87,7 +94,7 @@ fn two_thousand_files_train_in_the_memory_of_a_hundred() {
     }
     // Once more, from the cache: the same weights.
     let (_, line) = told(&train(&folder.0, &many, "run-again", &[]));
-    assert!(line.contains("2000 read before"), "{line}");
+    assert!(line.contains("2004 read before"), "{line}");
     let weights = |run: &str| std::fs::read(folder.0.join(run).join("model.safetensors")).unwrap();
     assert!(weights("run-many") == weights("run-again"));
 }

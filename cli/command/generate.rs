@@ -6,7 +6,7 @@ use std::time::Instant;
 use etude_models::Precision;
 use etude_models::generate::{Length, Request, Writer};
 use etude_models::sampling::Sampling;
-use etude_tokenizer::{Meter, Note, Score, Track, find_key};
+use etude_tokenizer::{Encoding, Meter, Note, Score, Track, find_key};
 use serde_json::{Value, json};
 
 use crate::args::{Machine, Seed, precision};
@@ -257,7 +257,8 @@ struct Source<'a> {
 fn write(args: &Controls, name: &Path, source: Source, console: &Console) -> Result<()> {
     // Programs read the stream, so stdout is theirs.
     let console = &Console { json: console.json || args.stream, ..*console };
-    if args.stream {
+    // A search shows its tokens at its end: until then an interrupt ends it at once.
+    if args.stream && args.beam == 1 && args.branch.unwrap_or(1) == 1 {
         interrupt::listen();
     }
     let name = args.weights.as_deref().unwrap_or(name);
@@ -298,17 +299,16 @@ fn write(args: &Controls, name: &Path, source: Source, console: &Console) -> Res
     let mut writer = Writer::with_precision(&trained.config, &*trained.model, precision)
         .map_err(|e| model::from_models(e, name))?;
     request.meter = meter;
+    let encoding = trained.config.encoding().map_err(|e| Error::input(e.to_string()))?;
     let mut files = Vec::new();
     let mut stopped = false;
     let (mut notes, mut seconds, mut tokens, mut writing) = (0, 0.0, 0, 0.0);
     for i in 0..args.count {
         request.seed = seed.wrapping_add(u64::from(i));
         let start = Instant::now();
-        let mut stream = Stream::new(args, request.length);
+        let mut stream = Stream::new(args, request.length, &*encoding);
         let piece = writer
-            .write_watched(&request, voice.as_ref(), &mut |token, name, at| {
-                stream.hear(token, name, at)
-            })
+            .write_watched(&request, voice.as_ref(), &mut |token, at| stream.hear(token, at))
             .map_err(|e| match (e, file) {
                 (e @ etude_models::Error::Data { .. }, Some(file)) => Error::file(file, e),
                 (e, _) => Error::input(e.to_string()),
@@ -345,7 +345,8 @@ fn write(args: &Controls, name: &Path, source: Source, console: &Console) -> Res
 }
 
 /// The tokens of a piece as they come, one line of JSON each.
-struct Stream {
+struct Stream<'a> {
+    encoding: &'a dyn Encoding,
     is_on: bool,
     unit: &'static str,
     count: usize,
@@ -353,20 +354,21 @@ struct Stream {
     stopped: bool,
 }
 
-impl Stream {
-    fn new(args: &Controls, length: Length) -> Stream {
+impl Stream<'_> {
+    fn new<'a>(args: &Controls, length: Length, encoding: &'a dyn Encoding) -> Stream<'a> {
         let unit = match length {
             Length::Bars(_) => "bars",
             Length::Seconds(_) => "seconds",
         };
-        Stream { is_on: args.stream, unit, count: 0, fault: None, stopped: false }
+        Stream { encoding, is_on: args.stream, unit, count: 0, fault: None, stopped: false }
     }
 
     /// Prints a token; `false` if nobody reads any more or somebody asked to stop.
-    fn hear(&mut self, token: u32, name: &str, at: f64) -> bool {
+    fn hear(&mut self, token: u32, at: f64) -> bool {
         if !self.is_on {
             return true;
         }
+        let name = self.encoding.token_name(token);
         let line = json!({
             "event": "token", "index": self.count, "token": token, "name": name, self.unit: at,
         });

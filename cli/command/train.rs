@@ -58,7 +58,8 @@ pub struct Args {
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
 
-    /// Begin from trained weights: a bundled model, a run directory or a .safetensors file
+    /// Begin from trained weights: a bundled model, a run directory or a .safetensors file. Unless told
+    /// otherwise 400 steps, at a quarter of the learning rate or, with --lora, at the whole one
     #[arg(long, value_name = "NAME", conflicts_with_all = ["config", "resume", "name"])]
     from: Option<PathBuf>,
 
@@ -117,7 +118,7 @@ fn train(args: &Args, console: &Console) -> Result<()> {
             adjust(args, &mut map)?;
             let config = RunConfig::read(map).map_err(|e| Error::input(e.to_string()))?;
             let data = dataset::open(&config, &sources(args, &config), !args.no_cache, console)?;
-            let tuning = Tuning::resume(&config, &path, console)?;
+            let tuning = Tuning::resume(&config, &path, !args.no_cache, console)?;
             (Trainer::resume(config, data, run).map_err(|e| from_models(e, &path))?, path, tuning)
         }
         None => {
@@ -143,7 +144,7 @@ fn train(args: &Args, console: &Console) -> Result<()> {
                 ));
             }
             let data = dataset::open(&config, &sources(args, &config), !args.no_cache, console)?;
-            let (trainer, tuning) = begin(config, from, data, &path, console)?;
+            let (trainer, tuning) = begin(config, from, data, (&path, !args.no_cache), console)?;
             (trainer, path, tuning)
         }
     };
@@ -186,7 +187,7 @@ fn begin(
     config: RunConfig,
     from: Option<Trained>,
     data: Dataset,
-    path: &Path,
+    (path, cached): (&Path, bool),
     console: &Console,
 ) -> Result<(Trainer, Option<Tuning>)> {
     let fault = |e| from_models(e, path);
@@ -201,7 +202,7 @@ fn begin(
     let model = config.with_adapter(std::mem::replace(&mut from.model, fresh));
     let model = model.map_err(|e| Error::input(e.to_string()))?;
     let trainer = Trainer::with_model(config, model, data, path).map_err(fault)?;
-    let tuning = Tuning::begin(&trainer, &from, path, console)?;
+    let tuning = Tuning::begin(&trainer, &from, path, cached, console)?;
     Ok((trainer, Some(tuning)))
 }
 

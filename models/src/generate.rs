@@ -115,12 +115,11 @@ impl Writer {
     /// # Errors
     /// If the request is out of range, or the primer holds nothing that the encoding can write.
     pub fn write(&mut self, request: &Request) -> Result<Composition> {
-        self.write_watched(request, None, &mut |_, _, _| true)
+        self.write_watched(request, None, &mut |_, _| true)
     }
 
-    /// Writes a piece and shows each token as it is drawn: the token, what its name says, and the
-    /// time at its end in bars or seconds, as the length of the request counts. Where `hear` says
-    /// `false` the piece ends.
+    /// Writes a piece and shows each token as it is drawn, with the time at its end in bars or
+    /// seconds, as the length of the request counts. Where `hear` says `false` the piece ends.
     ///
     /// A `voice` is written into the piece from its beginning: the model adds the others around it,
     /// and knows of its notes no more than what it has played (Magenta's `inject_primer`). In a
@@ -133,7 +132,7 @@ impl Writer {
         &mut self,
         request: &Request,
         voice: Option<&Score>,
-        hear: &mut dyn FnMut(u32, &str, f64) -> bool,
+        hear: &mut dyn FnMut(u32, f64) -> bool,
     ) -> Result<Composition> {
         request.sampling.check()?;
         check_length(request)?;
@@ -161,16 +160,17 @@ impl Writer {
         desk.prime(&mut draft)?;
         // A thousandth of a step is rounding: 96 times 1/12 of a bar is 8 bars.
         desk.wanted = draft.now + clock.wanted - 1e-3 * clock.time(TokenTime::Steps(1));
-        let mut show = |token: u32, at: f64| hear(token, &self.encoding.token_name(token), at);
         match &request.sampling {
-            Sampling { beam: 1, branch: 1, .. } => desk.extend(&mut draft, &mut show)?,
+            Sampling { beam: 1, branch: 1, .. } => desk.extend(&mut draft, hear)?,
             &Sampling { beam, branch, iteration, .. } => {
                 draft = desk.search(draft, (beam, branch, iteration))?;
                 let mut now = draft.tokens[..primed].iter().map(|t| desk.time(*t)).sum::<f64>();
-                draft.tokens[primed..].iter().all(|token| {
+                for token in &draft.tokens[primed..] {
                     now += desk.time(*token);
-                    show(*token, now)
-                });
+                    if !hear(*token, now) {
+                        break;
+                    }
+                }
             }
         }
         if let Some(end) = draft.grammar.end().filter(|end| draft.grammar.allows(*end)) {

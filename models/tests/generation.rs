@@ -226,7 +226,7 @@ fn a_voice_that_is_written_around_is_in_the_piece() {
             let sampling = Sampling { beam, ..Sampling::default() };
             let request = Request { sampling, ..request(seed) };
             let mut writer = writer(&config, seed);
-            let piece = writer.write_watched(&request, Some(&voice), &mut |_, _, _| true).unwrap();
+            let piece = writer.write_watched(&request, Some(&voice), &mut |_, _| true).unwrap();
             let steps = |tokens: &[u32]| -> Vec<Vec<u32>> {
                 tokens.split(|t| *t == Polyphony::STEP_END).map(<[u32]>::to_vec).collect()
             };
@@ -242,7 +242,7 @@ fn a_voice_that_is_written_around_is_in_the_piece() {
         }
     }
     let error = writer(&speaking("melody"), 1)
-        .write_watched(&request(1), Some(&voice), &mut |_, _, _| true)
+        .write_watched(&request(1), Some(&voice), &mut |_, _| true)
         .unwrap_err();
     assert!(error.to_string().contains("encoding polyphony"), "{error}");
 }
@@ -252,15 +252,13 @@ fn who_listens_hears_every_token_and_can_end_the_piece() {
     let config = speaking("melody");
     let mut heard = Vec::new();
     let piece = writer(&config, 3)
-        .write_watched(&request(1), None, &mut |token, name, at| {
-            heard.push((token, name.to_owned(), at));
+        .write_watched(&request(1), None, &mut |token, at| {
+            heard.push((token, at));
             heard.len() < 40
         })
         .unwrap();
     assert_eq!(heard.iter().map(|h| h.0).collect::<Vec<_>>(), piece.tokens);
-    assert_eq!((heard.len(), heard[31].2), (40, 2.0));
-    let encoding = config.encoding().unwrap();
-    assert!(heard.iter().all(|(token, name, _)| *name == encoding.token_name(*token)));
+    assert_eq!((heard.len(), heard[31].1), (40, 2.0));
 }
 
 #[test]
