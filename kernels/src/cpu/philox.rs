@@ -94,42 +94,18 @@ pub(crate) struct Dropout<'a> {
     pub from: Stream,
 }
 
-/// All bits of a lane where `a < b`, both without sign.
-#[inline(always)]
-fn below<L: Lanes>(a: L::Ints, b: L::Ints) -> L::Ints {
-    // What `a - b` borrows: the sign of b where the signs differ, that of the difference elsewhere.
-    let differ = L::xor(a, b);
-    let borrow = L::or(L::and(differ, b), L::and(not::<L>(differ), L::int_sub(a, b)));
-    L::shift_right::<31>(borrow)
-}
-
-#[inline(always)]
-fn not<L: Lanes>(a: L::Ints) -> L::Ints {
-    L::xor(a, L::ints(-1))
-}
-
 impl Body for Dropout<'_> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lanes>(self) {
         // A threshold of 2^32 drops everything: no word reaches it.
-        if self.threshold > u64::from(u32::MAX) {
-            return self.y.fill(0.0);
-        }
-        let (threshold, scale) = (L::ints(self.threshold as u32 as i32), L::splat(self.scale));
+        let all = self.threshold > u64::from(u32::MAX);
+        let threshold = self.threshold as u32;
         for (g, (x, y)) in self.x.chunks(GROUP).zip(self.y.chunks_mut(GROUP)).enumerate() {
-            let [a, b, c, d] = self.from.words::<L>((g * LANES) as u64);
-            let words = [L::from_bits(a), L::from_bits(b), L::from_bits(c), L::from_bits(d)];
-            let words = L::interleave(words);
-            let mut numbers = [0.0; GROUP];
-            numbers[..x.len()].copy_from_slice(x);
-            let (blocks, _) = numbers.as_chunks_mut();
-            for (word, x) in words.into_iter().zip(blocks) {
-                let dropped = below::<L>(word.bits(), threshold);
-                let scaled = L::load(x).mul(scale).bits();
-                L::from_bits(L::and(scaled, not::<L>(dropped))).store(x);
+            let words = self.from.words::<L>((g * LANES) as u64).map(L::from_bits);
+            for ((x, y), word) in x.iter().zip(y).zip(in_order(words)) {
+                *y = if all || word.to_bits() < threshold { 0.0 } else { x * self.scale };
             }
-            y.copy_from_slice(&numbers[..x.len()]);
         }
     }
 }

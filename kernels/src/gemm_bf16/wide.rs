@@ -1,4 +1,6 @@
 //! Products where the CPU has none of bf16 pairs: rounded to bf16, widened to f32, multiplied as f32.
+//!
+//! Few rows widen the numbers of `B` as they read them; the order of adds, and the bits, are the same.
 
 use super::{Numbers, Operand};
 #[cfg(target_arch = "x86_64")]
