@@ -12,6 +12,7 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod blocks;
 #[cfg(target_arch = "x86_64")]
 mod direct;
 mod drive;
@@ -23,6 +24,8 @@ mod neon;
 mod pack;
 mod scalar;
 mod tile;
+#[cfg(target_arch = "x86_64")]
+mod turned;
 
 use crate::activation::Activation;
 use crate::pages::Pages;

@@ -198,6 +198,10 @@ fn sizes_around_lanes_tiles_and_blocks_agree_with_the_triple_loop() {
         (5, 64, 800),
         (47, 40, 385),
         (100, 33, 129),
+        // Few rows times contiguous columns: whole and half slivers, columns that crowd a cache's set.
+        (8, 47, 1024),
+        (17, 49, 40),
+        (24, 100, 300),
     ] {
         check(m, n, k, (m * 1_000_000 + n * 1_000 + k) as u64);
     }

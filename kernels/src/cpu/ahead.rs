@@ -40,7 +40,7 @@ impl Ahead {
 
 /// Asks for a line; any address will do.
 #[inline(always)]
-fn fetch(at: *const f32) {
+pub(crate) fn fetch(at: *const f32) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: part of every x86-64, and a prefetch never faults.
     unsafe {

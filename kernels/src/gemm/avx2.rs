@@ -1,10 +1,13 @@
 //! Tiles of 256-bit vectors with fused multiply-add: 6 rows by 16 columns.
 //!
 //! 6 x 2 vectors of sums, 2 of `B` and 1 of `A` fill 15 of 16 registers. Fewer rows take more
-//! columns, so that 8 chains or more hide an add's latency.
+//! columns, so that 8 chains or more hide an add's latency. Half a sliver takes 10 rows: 11 loads beside
+//! 10 multiply-adds.
 
 use super::LANE;
+use super::blocks::Blocks;
 use super::tile::{Direct, Kernels, Tile};
+use super::turned::Turned;
 use super::{few, pack};
 use std::arch::x86_64::*;
 
@@ -16,7 +19,8 @@ pub(super) static KERNELS: Kernels = Kernels {
     direct: Some(Direct { rows: few::ROWS, packs: false, tile: few::tile }),
     pack: pack::avx2,
     pack_a: pack::avx2_a,
-    pack_rows: false,
+    turned: Some(Turned { rows: few::ROWS + 1..=256, half_rows: 10, half: dispatch_half }),
+    blocks: Blocks::NEAR,
 };
 
 /// Picks the code for a tile's size.
@@ -107,8 +111,20 @@ unsafe fn body<const R: usize, const S: usize, const MASK: bool>(t: &Tile) {
         for (r, a) in a.iter_mut().enumerate() {
             *a = t.a.add(r * t.a_row);
         }
+        // What the sums will replace; the sums of the tile below, if they are read at once.
+        let below = if t.from_c { R } else { 0 };
+        for r in below..below + R {
+            // 16 columns may lie on two lines.
+            let c = t.c.wrapping_add(r * t.c_row);
+            _mm_prefetch::<_MM_HINT_T0>(c.cast());
+            _mm_prefetch::<_MM_HINT_T0>(c.wrapping_add(S * LANE - 1).cast());
+        }
         let (mut b, mut at) = (t.b, 0);
         for _ in 0..t.k {
+            // One row reads its weights once, at the pace of the hardware.
+            if R > 1 {
+                _mm_prefetch::<_MM_HINT_T0>(b.wrapping_offset(t.ahead).cast());
+            }
             for s in 0..S {
                 let cols = [load(b.add(s * t.b_sliver), s, 0), load(b.add(s * t.b_sliver), s, 1)];
                 for (row, a) in sum.iter_mut().zip(a) {
@@ -130,6 +146,55 @@ unsafe fn body<const R: usize, const S: usize, const MASK: bool>(t: &Tile) {
                     store(t.c.add(r * t.c_row + s * LANE), s, half, x);
                 }
             }
+        }
+    }
+}
+
+/// Picks the code for a tile of so many rows and half a sliver.
+///
+/// # Safety
+/// As [`dispatch`].
+unsafe fn dispatch_half(rows: usize, t: &Tile) {
+    macro_rules! pick {
+        ($($r:literal)+) => {
+            match rows {
+                // SAFETY: the caller vouches for the CPU and for `t`.
+                $($r => unsafe { half::<$r>(t) },)+
+                _ => unreachable!("no tile of {rows} rows and half a sliver"),
+            }
+        };
+    }
+    pick! { 1 2 3 4 5 6 7 8 9 10 }
+}
+
+/// Computes a tile of `R` rows and the first 8 columns of a sliver, without a bias.
+///
+/// # Safety
+/// As [`dispatch`].
+#[target_feature(enable = "avx2,fma")]
+#[allow(clippy::needless_range_loop)] // `r` is a place in A and C as well as in `sum`
+unsafe fn half<const R: usize>(t: &Tile) {
+    let mut sum = [_mm256_setzero_ps(); R];
+    // SAFETY: rows `0..R` of A and C, rows `0..k` of B, and 8 columns are in bounds, as the caller
+    // vouches.
+    unsafe {
+        if t.from_c {
+            for r in 0..R {
+                sum[r] = _mm256_loadu_ps(t.c.add(r * t.c_row));
+            }
+        }
+        let a: [*const f32; R] = std::array::from_fn(|r| t.a.add(r * t.a_row));
+        let (mut b, mut at) = (t.b, 0);
+        for _ in 0..t.k {
+            let columns = _mm256_loadu_ps(b);
+            for r in 0..R {
+                sum[r] = _mm256_fmadd_ps(_mm256_set1_ps(*a[r].add(at)), columns, sum[r]);
+            }
+            b = b.add(t.b_row);
+            at += t.a_col;
+        }
+        for r in 0..R {
+            _mm256_storeu_ps(t.c.add(r * t.c_row), sum[r]);
         }
     }
 }

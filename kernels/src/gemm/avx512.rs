@@ -4,6 +4,7 @@
 //! multiply-adds against 11 loads, so two FMA units stay busy on two load ports. Fewer rows take
 //! more columns: a sum is one chain of adds, and 8 chains or more hide an add's latency.
 
+use super::blocks::Blocks;
 use super::tile::{Direct, Fresh, Kernels, Tile};
 use super::{direct, pack};
 use std::arch::x86_64::*;
@@ -16,7 +17,8 @@ pub(super) static KERNELS: Kernels = Kernels {
     direct: Some(Direct { rows: 8, packs: true, tile: direct::avx512 }),
     pack: pack::avx512,
     pack_a: pack::avx2_a,
-    pack_rows: true,
+    turned: None,
+    blocks: Blocks { pack_a_cols: 128, ..Blocks::WIDE },
 };
 
 /// Slivers times length of the sums above which a strip of `B` (here 40 KiB) does not stay in the

@@ -3,32 +3,12 @@
 use super::finish::Finish;
 use super::pack::{self, Source};
 use super::tile::{Direct, Fresh, Kernels, Tile, even, kernels, slivers};
+#[cfg(target_arch = "x86_64")]
+use super::turned;
 use super::{LANE, Line, MatMut, MatRef};
 use crate::threads::{parallel_for, threads};
 use std::cell::RefCell;
 
-/// Longest sum of one block: a strip of `B` (48 x 512 floats, 96 KiB) then streams from the
-/// second-level cache, and `C` is seldom read again.
-const KC: usize = 512;
-/// Columns of `B` packed at a time: `KC * NC` floats are 1.5 MiB, most of that cache.
-const NC: usize = 768;
-/// Rows of `A` packed at a time (256 KiB).
-const MC: usize = 128;
-/// The same where tiles pack `B`: each block of rows does so again.
-const MC_FRESH: usize = 1024;
-/// Floats of `A` up to which all of it is packed once (512 KiB), and columns of `B` packed at a time
-/// beside it.
-const KEEP_A: usize = 1 << 17;
-const NARROW: usize = 96;
-/// From this many columns on, packing contiguous rows of `A` pays where the tier asks for it.
-const PACK_A_COLS: usize = 128;
-/// From this many rows on, a `B` with contiguous rows is worth packing.
-const PACK_B_ROWS: usize = 40;
-/// Below this many rows a `B` with contiguous columns is packed in pieces that stay in the
-/// first-level cache.
-const FEW_ROWS: usize = 48;
-/// Floats of such a piece (24 KiB of 32 or more).
-const FEW_ROWS_PACK: usize = 9216;
 /// Slivers of a strip that is not packed: what follows its sums finds them in the cache.
 const ONCE: usize = 32;
 /// Likewise, where one row passes along the rows of `B` (8 KiB of sums).
@@ -171,14 +151,14 @@ impl Grain {
 }
 
 /// The part of `C` that one task computes.
-struct Window<'a> {
-    rows: (usize, usize),
-    cols: (usize, usize),
-    c: *mut f32,
-    c_row: usize,
-    accumulate: bool,
+pub(super) struct Window<'a> {
+    pub rows: (usize, usize),
+    pub cols: (usize, usize),
+    pub c: *mut f32,
+    pub c_row: usize,
+    pub accumulate: bool,
     /// Called before each tile.
-    before_tile: &'a dyn Fn(),
+    pub before_tile: &'a dyn Fn(),
 }
 
 thread_local! {
@@ -187,7 +167,7 @@ thread_local! {
 }
 
 /// At least `len` floats of a buffer that only grows.
-fn reserve(buffer: &mut Vec<Line>, len: usize) -> *mut f32 {
+pub(super) fn reserve(buffer: &mut Vec<Line>, len: usize) -> *mut f32 {
     let lines = len.div_ceil(LANE);
     if buffer.len() < lines {
         buffer.resize(lines, Line::ZERO);
@@ -203,8 +183,19 @@ fn packs(direct: Option<&Direct>) -> bool {
 impl Window<'_> {
     fn compute(&self, code: &Kernels, a: MatRef, b: Right, finish: Finish) {
         let (m, n, k) = (self.rows.1 - self.rows.0, self.cols.1 - self.cols.0, a.cols);
-        let plain_a = m == 1 || a.col_stride == 1 && !(code.pack_rows && n >= PACK_A_COLS);
+        let blocks = &code.blocks;
         let direct = code.direct.as_ref();
+        #[cfg(target_arch = "x86_64")]
+        if let (Right::Plain(b), Some(turned)) = (b, &code.turned)
+            && b.row_stride == 1
+            && turned.pays(m, k)
+        {
+            return PACKED.with_borrow_mut(|(sums, packed)| {
+                // SAFETY: only tiers with avx2 have this code; the window lies inside of C.
+                unsafe { turned::window(code, turned, self, a, b, finish, (sums, packed)) }
+            });
+        }
+        let plain_a = m == 1 || a.col_stride == 1 && n < blocks.pack_a_cols;
         let (fresh, pack_a) = match b {
             Right::Plain(b) if b.col_stride == 1 && m == 1 && n >= ALONG_COLS && !packs(direct) => {
                 (true, a.col_stride != 1)
@@ -221,18 +212,19 @@ impl Window<'_> {
             },
             _ => (false, !plain_a),
         };
-        let keep_a = pack_a && m * k <= KEEP_A;
+        let keep_a = pack_a && m * k <= blocks.keep_a;
         let widest = code.slivers[m.div_ceil(m.div_ceil(code.rows)) - 1] * LANE;
-        let mc = if fresh { MC_FRESH } else { MC };
+        let mc = if fresh { blocks.mc_fresh } else { blocks.mc };
+        let kc = blocks.kc;
         let (pack_b, kc, nc) = match b {
-            Right::Packed(_) => (false, KC, n),
-            Right::Plain(_) if fresh && packs(direct) => (false, KC, n),
+            Right::Packed(_) => (false, kc, if keep_a { n.min(blocks.packed_nc) } else { n }),
+            Right::Plain(_) if fresh && packs(direct) => (false, kc, n),
             Right::Plain(_) if fresh => (false, KC_FEW / m, n),
-            Right::Plain(b) if b.col_stride == 1 && m < PACK_B_ROWS => (false, KC, n),
-            Right::Plain(b) if b.col_stride != 1 && m < FEW_ROWS => {
-                (true, (FEW_ROWS_PACK / widest).next_multiple_of(16), widest)
+            Right::Plain(b) if b.col_stride == 1 && m < blocks.pack_b_rows => (false, kc, n),
+            Right::Plain(b) if b.col_stride != 1 && m < blocks.few_rows => {
+                (true, (blocks.few_rows_pack / widest).next_multiple_of(16), widest)
             }
-            Right::Plain(_) => (true, KC, if keep_a { NARROW } else { NC }),
+            Right::Plain(_) => (true, kc, if keep_a { blocks.narrow } else { blocks.nc }),
         };
         let (k_blocks, n_blocks) = (k.div_ceil(kc).max(1), n.div_ceil(nc));
         let k_at = |block| even(k, k_blocks, block);

@@ -4,6 +4,7 @@
 //! short last sliver goes through 16 numbers on the stack.
 
 use super::LANE;
+use super::blocks::Blocks;
 use super::pack;
 use super::tile::{Kernels, Tile};
 use std::arch::aarch64::*;
@@ -16,7 +17,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     direct: None,
     pack: pack::plain,
     pack_a: pack::plain_a,
-    pack_rows: false,
+    blocks: Blocks::WIDE,
 };
 
 /// A sliver of one row.

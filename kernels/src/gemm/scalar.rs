@@ -4,6 +4,7 @@
 //! and 16 of `B` and does 64 multiply-adds with them. That reuse is all there is to a fast product.
 
 use super::LANE;
+use super::blocks::Blocks;
 use super::pack;
 use super::tile::{Kernels, Tile};
 
@@ -15,7 +16,9 @@ pub(super) static KERNELS: Kernels = Kernels {
     direct: None,
     pack: pack::plain,
     pack_a: pack::plain_a,
-    pack_rows: false,
+    #[cfg(target_arch = "x86_64")]
+    turned: None,
+    blocks: Blocks::WIDE,
 };
 
 /// Picks the code for a tile's size.

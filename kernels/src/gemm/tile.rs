@@ -6,6 +6,7 @@
 //! `B` and what it starts from, never on where its tile lies, how `B` is stored or who computes it.
 
 use super::LANE;
+use super::blocks::Blocks;
 use crate::isa::{self, Isa};
 
 /// One tile: where its operands lie and how its sums begin and end.
@@ -79,8 +80,11 @@ pub(super) struct Kernels {
     pub pack: unsafe fn(&super::pack::Source, *mut f32, usize),
     /// Packs rows of `A` into tiles.
     pub pack_a: unsafe fn(&super::pack::Source, usize, *mut f32),
-    /// Whether rows of `A` are worth packing even if they are contiguous.
-    pub pack_rows: bool,
+    /// Computes few rows times contiguous columns of `B` without packing these.
+    #[cfg(target_arch = "x86_64")]
+    pub turned: Option<super::turned::Turned>,
+    /// How large blocks are.
+    pub blocks: Blocks,
 }
 
 /// The code of the active tier.
