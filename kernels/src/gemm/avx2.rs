@@ -19,7 +19,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     direct: Some(Direct { rows: few::ROWS, packs: false, tile: few::tile }),
     pack: pack::avx2,
     pack_a: pack::avx2_a,
-    turned: Some(Turned { rows: few::ROWS + 1..=256, half_rows: 10, half: dispatch_half }),
+    turned: Some(Turned { rows: few::ROWS + 1..=96, half_rows: 10, half: dispatch_half }),
     blocks: Blocks::NEAR,
 };
 

@@ -58,7 +58,7 @@ impl Blocks {
         keep_a: 1 << 16,
         narrow: 192,
         packed_nc: 192,
-        pack_a_cols: 64,
+        pack_a_cols: 256,
         pack_b_rows: 13,
         few_rows: 48,
         few_rows_pack: 6144,
