@@ -21,6 +21,7 @@ mod midi;
 mod performance;
 mod performance_note;
 mod pianoroll;
+mod pianoroll_tokens;
 mod polyphony;
 mod quantise;
 mod score;
@@ -43,6 +44,7 @@ pub use midi::{MAX_QUARTERS, Reading};
 pub use performance::Performance;
 pub use performance_note::{NoteHeads, NotePerformance};
 pub use pianoroll::{PianoRoll, Repeats};
+pub use pianoroll_tokens::PianoRollTokens;
 pub use polyphony::Polyphony;
 pub use quantise::{
     MAX_SECONDS, Quantised, STEPS_PER_SECOND, TIME_GRID_TICKS, quantise_beats, quantise_time,
