@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use etude_models::Precision;
-use etude_models::data::{Dataset, meter_of};
+use etude_models::data::{Dataset, Piece, meter_of};
 use etude_models::evaluate::{likelihood, written_likelihood};
 use etude_models::generate::{Length, Request, Writer};
 use etude_models::sampling::Sampling;
+use etude_models::{Model, Precision};
 use etude_tokenizer::statistics::{Statistics, spreads};
 use etude_tokenizer::{Encoding, Meter, Score, Tempo};
 use serde_json::{Map, Value, json};
@@ -15,7 +15,7 @@ use crate::args::{Machine, precision};
 use crate::command::{generate, train};
 use crate::console::Console;
 use crate::error::{Error, Result};
-use crate::{data, model};
+use crate::{corpora, data, model};
 
 /// Arguments of `etude evaluate`.
 #[derive(Debug, clap::Args)]
@@ -109,6 +109,7 @@ fn evaluate(args: &Args, console: &Console) -> Result<()> {
         nll.per_token.exp(),
         100.0 * nll.accuracy
     ))?;
+    let clean = clean_part(args, &*trained.model, &sources, pieces, held, console)?;
     let human: Vec<Score> = held.iter().map(|(_, score)| heard(&*encoding, score)).collect();
     let written = generated(args, &trained, held)?;
     let statistics = table(&written, &human, console)?;
@@ -118,7 +119,44 @@ fn evaluate(args: &Args, console: &Console) -> Result<()> {
         "nll_per_token": nll.per_token, "nll_per_second": nll.per_second,
         "accuracy": nll.accuracy, "bound": false, "tokens": nll.tokens, "notes": nll.notes,
         "pieces": pieces.len(), "parameters": trained.model.parameter_count(),
-        "statistics": statistics, "originality": Value::Null,
+        "clean": clean, "statistics": statistics, "originality": Value::Null,
+    }))
+}
+
+/// The likelihood of the test pieces that are no near copies of training pieces, where that is known.
+fn clean_part(
+    args: &Args,
+    model: &dyn Model,
+    sources: &[PathBuf],
+    pieces: &[Piece],
+    held: &[(String, Score)],
+    console: &Console,
+) -> Result<Value> {
+    let name = match sources {
+        [only] if args.split == "test" => only.to_str().unwrap_or_default(),
+        _ => return Ok(Value::Null),
+    };
+    let Some(clean) = corpora::clean_test(name)? else { return Ok(Value::Null) };
+    let names: Vec<&str> =
+        held.iter().zip(clean).filter(|(_, clean)| *clean).map(|((name, _), _)| &**name).collect();
+    let kept: Vec<Piece> = pieces.iter().filter(|p| names.contains(&&*p.name)).cloned().collect();
+    let nll = match args.precision {
+        None => likelihood(model, &kept),
+        Some(precision) => written_likelihood(model, precision, &kept),
+    };
+    let nll = nll.map_err(|e| Error::input(format!("{name}: {e}")))?;
+    console.say(format!(
+        "clean  {:.4} a token, {:.4} a note, {:.4} a frame: the {} pieces without a near copy \
+         in the training part",
+        nll.per_token,
+        nll.per_note,
+        nll.per_frame,
+        kept.len()
+    ))?;
+    Ok(json!({
+        "pieces": kept.len(), "tokens": nll.tokens, "nll_per_frame": nll.per_frame,
+        "nll_per_note": nll.per_note, "nll_per_token": nll.per_token,
+        "nll_per_second": nll.per_second,
     }))
 }
 
