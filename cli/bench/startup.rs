@@ -89,14 +89,7 @@ pub fn first_event(case: &Case) -> Result<()> {
         Shape::Bare => None,
         Shape::Transformer => return Err(Error::failed("startup: there is no transformer yet")),
         Shape::Lstm { vocab, hidden, layers } => {
-            let config = RecurrentConfig {
-                cell: Cell::Lstm,
-                hidden,
-                layers,
-                dropout: 0.0,
-                attention: 0,
-                embedding: 0,
-            };
+            let config = RecurrentConfig::plain(Cell::Lstm, hidden, layers);
             let model = Recurrent::new(config, vocab, vocab, 0).map_err(failed)?;
             let mut generator =
                 model.generator(Precision::for_weights(model.parameter_count())).map_err(failed)?;

@@ -3,10 +3,13 @@
 //! Which windows make up a batch is a function of the seed and the step alone: a resumed run sees
 //! the same batches as an uninterrupted one.
 
-use crate::{Error, Result};
+use crate::{Error, Result, frames};
 use etude_engine::Rng;
 use etude_tokenizer::step_input::{self, StepInput};
-use etude_tokenizer::{Encoding, Meter, Score};
+use etude_tokenizer::{Encoding, FeatureInput, Meter, PianoRoll, Score};
+
+/// Keys of a piano roll.
+pub const KEYS: usize = PianoRoll::KEYS;
 
 /// Marks a target that does not count.
 pub use etude_engine::NO_ID as NO_TARGET;
@@ -46,18 +49,34 @@ pub enum Conditions {
     None,
     /// With the last token and the form: metre, place, lookback, bars left.
     Form,
+    /// With features of the last tokens.
+    Features(FeatureInput),
+    /// With the keys of the last step: all keys of a step are read and written at once.
+    Keys,
 }
 
 impl Conditions {
     /// The names in a configuration.
-    pub const NAMES: [&str; 2] = ["none", "form"];
+    pub const NAMES: [&str; 4] = ["none", "form", "features", "keys"];
 
-    /// Finds conditions by name.
-    pub fn from_name(name: &str) -> Option<Conditions> {
+    /// Finds conditions by name; features are those of the encoding, if it has some.
+    pub fn from_name(name: &str, encoding: &str) -> Option<Conditions> {
         match name {
             "none" => Some(Conditions::None),
             "form" => Some(Conditions::Form),
+            "features" => FeatureInput::of(encoding).map(Conditions::Features),
+            "keys" => Some(Conditions::Keys),
             _ => None,
+        }
+    }
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Conditions::None => "none",
+            Conditions::Form => "form",
+            Conditions::Features(_) => "features",
+            Conditions::Keys => "keys",
         }
     }
 
@@ -65,6 +84,8 @@ impl Conditions {
     pub fn input(self, vocab: usize, meter: Meter, steps: usize) -> StepInput {
         match self {
             Conditions::None => StepInput::previous(vocab),
+            Conditions::Features(features) => StepInput::features(vocab, features),
+            Conditions::Keys => StepInput::keys(),
             Conditions::Form => {
                 StepInput::form(vocab, meter, steps.div_ceil(step_input::steps_per_bar(meter)))
             }
@@ -159,13 +180,16 @@ pub fn piece(
         return None;
     }
     let heard = encoding.quantise(score);
-    let frames = (heard.end_tick() * 4).div_ceil(u64::from(heard.ticks_per_quarter.max(1)));
+    let frames = match conditions {
+        Conditions::Keys => frames::counted(&encoded.tokens),
+        _ => (heard.end_tick() * 4).div_ceil(u64::from(heard.ticks_per_quarter.max(1))) as usize,
+    };
     Some(Piece {
         name: name.into(),
         input: conditions.input(encoding.vocab_size(), meter_of(score), encoded.tokens.len()),
         tokens: encoded.tokens,
         notes: heard.note_count(),
-        frames: frames as usize,
+        frames,
         seconds: score.seconds(),
     })
 }
@@ -184,6 +208,9 @@ pub struct Batch {
     pub rows: Vec<u32>,
     /// The token to predict at each step `[steps, batch]`; [`NO_TARGET`] past a piece's end.
     pub targets: Vec<u32>,
+    /// The keys to predict at each step `[steps, batch]`, bit 0 the lowest, where the targets are
+    /// 0 or [`NO_TARGET`]; empty for tokens.
+    pub keys: Vec<u128>,
     /// Time steps.
     pub steps: usize,
     /// Windows.
@@ -195,6 +222,9 @@ pub struct Batch {
 impl Batch {
     /// Lays windows side by side: `(piece, first step)`, each up to `window` steps long.
     pub fn new(windows: &[(&Piece, usize)], window: usize) -> Batch {
+        if windows.first().is_some_and(|(p, _)| p.input.is_keys()) {
+            return frames::batch(windows, window);
+        }
         let batch = windows.len();
         let active = windows.first().map_or(1, |(p, _)| p.input.active());
         let steps = windows.iter().map(|(p, at)| (p.tokens.len() - at).min(window)).max();
@@ -202,13 +232,14 @@ impl Batch {
         let mut rows = vec![step_input::NO_ROW; steps * batch * active];
         let mut targets = vec![NO_TARGET; steps * batch];
         for (b, (piece, from)) in windows.iter().enumerate() {
+            let mut reader = piece.input.reader();
             for t in 0..(piece.tokens.len() - from).min(window) {
                 let at = t * batch + b;
-                piece.input.fill(&piece.tokens, from + t, &mut rows[at * active..][..active]);
+                reader.fill(&piece.tokens, from + t, &mut rows[at * active..][..active]);
                 targets[at] = piece.tokens[from + t];
             }
         }
-        Batch { rows, targets, steps, batch, active }
+        Batch { rows, targets, keys: Vec::new(), steps, batch, active }
     }
 
     /// The batch of a training step: row `b` of step `s` is window number `s * batch + b` of an
@@ -267,8 +298,11 @@ pub struct Baselines {
 }
 
 impl Baselines {
-    /// Counts the training pieces, with half a count added everywhere, and scores `held` with them.
+    /// Counts the training pieces (keys, where keys are written at once), with half a count added everywhere, and scores `held` with them.
     pub fn new(train: &[Piece], held: &[Piece], vocab: usize) -> Baselines {
+        if train.first().is_some_and(|p| p.input.is_keys()) {
+            return frames::baselines(train, held);
+        }
         let mut single = vec![0.5f64; vocab];
         // Row `vocab` is the start of a piece. Sparse: a large vocabulary meets few pairs.
         let mut pairs = std::collections::HashMap::<(u32, u32), f64>::new();

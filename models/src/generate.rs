@@ -8,12 +8,13 @@
 //! numbers are drawn depends on the seed alone, so the same seed writes the same piece.
 
 use crate::data::meter_of;
+use crate::frames::Drawing;
 use crate::registry::ModelConfig;
 use crate::sampling::{Sampler, Sampling};
 use crate::{Error, Generator, Model, Precision, Result};
 use etude_engine::Rng;
 use etude_tokenizer::step_input::{StepInput, steps_per_bar};
-use etude_tokenizer::{Encoding, Melody, Meter, Score, Tempo, TokenTime};
+use etude_tokenizer::{Encoding, Melody, Meter, PianoRollTokens, Score, Tempo, TokenTime};
 
 /// How long a piece shall be, after its primer.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -132,7 +133,7 @@ impl Writer {
         tokens.reserve((primed + 64).min(MAX_TOKENS));
         self.extend(&mut tokens, input, request, &clock, wanted)?;
         let mut score = self.encoding.decode(&tokens)?;
-        if self.encoding.name().starts_with("melody") {
+        if self.times.iter().any(|time| matches!(time, TokenTime::Steps(_))) {
             let micros_per_quarter = (60e6 / request.tempo_bpm).round() as u32;
             score.tempos = vec![Tempo { tick: 0, micros_per_quarter }];
             score.meters = vec![Meter { tick: 0, ..meter }];
@@ -152,9 +153,13 @@ impl Writer {
         let mut sampler = Sampler::new(request.sampling.clone(), self.encoding.vocab_size());
         let mut rng = Rng::stream(request.seed, SAMPLING_STREAM);
         let mut rows = vec![0; input.active()];
+        let mut reader = input.reader();
         self.generator.reset();
+        if input.is_keys() {
+            return self.extend_keys(tokens, &mut rng, request, clock, wanted);
+        }
         for t in 0..tokens.len() {
-            input.fill(tokens, t, &mut rows);
+            reader.fill(tokens, t, &mut rows);
             self.generator.step(&rows)?;
             self.hear(&mut sampler, tokens[t]);
         }
@@ -162,12 +167,32 @@ impl Writer {
         // A thousandth of a step is rounding: 96 times 1/12 of a bar is 8 bars.
         let wanted = wanted - 1e-3 * clock.time(TokenTime::Steps(1));
         while now < wanted && tokens.len() < MAX_TOKENS {
-            input.fill(tokens, tokens.len(), &mut rows);
+            reader.fill(tokens, tokens.len(), &mut rows);
             let logits = self.generator.step(&rows)?;
             let token = sampler.draw(logits, rng.unit(), |_| true);
             self.hear(&mut sampler, token);
             tokens.push(token);
             now += clock.time(self.times[token as usize]);
+        }
+        Ok(())
+    }
+
+    /// Draws steps of keys until the piece is as long as wanted.
+    fn extend_keys(
+        &mut self,
+        tokens: &mut Vec<u32>,
+        rng: &mut Rng,
+        request: &Request,
+        clock: &Clock,
+        wanted: f64,
+    ) -> Result<()> {
+        let mut drawing = Drawing::begin(&mut *self.generator, tokens)?;
+        let mut now = self.elapsed(tokens, clock);
+        let wanted = wanted - 1e-3 * clock.time(TokenTime::Steps(1));
+        while now < wanted && tokens.len() < MAX_TOKENS {
+            let keys = drawing.step(&mut *self.generator, &request.sampling, rng)?;
+            tokens.extend(PianoRollTokens::tokens_of(keys));
+            now += clock.time(self.times[PianoRollTokens::STEP_END as usize]);
         }
         Ok(())
     }
