@@ -41,6 +41,8 @@ pub struct Cli {
 pub enum Command {
     /// Let a trained model write a piece: MIDI, sound and picture
     Generate(Box<command::generate::Args>),
+    /// Let a trained model go on with a MIDI file
+    Continue(Box<command::generate::ContinueArgs>),
     /// Train a model on a folder of MIDI files or a built-in corpus
     Train(Box<command::train::Args>),
     /// Score unseen music with a model; compare what it writes with what it learned from
@@ -49,6 +51,8 @@ pub enum Command {
     Inspect(command::inspect::Args),
     /// Write a trained model as one file
     Export(command::export::Args),
+    /// Make one adapter out of two, for a style between them
+    Blend(command::blend::Args),
     /// List the weights in the box and the models that can be trained
     Models(command::models::Args),
     /// Write a MIDI file as tokens of an encoding
@@ -70,10 +74,12 @@ pub enum Command {
 fn dispatch(command: &Command, console: &Console) -> Result<()> {
     match command {
         Command::Generate(args) => command::generate::run(args, console),
+        Command::Continue(args) => command::generate::run_continue(args, console),
         Command::Train(args) => command::train::run(args, console),
         Command::Evaluate(args) => command::evaluate::run(args, console),
         Command::Inspect(args) => command::inspect::run(args, console),
         Command::Export(args) => command::export::run(args, console),
+        Command::Blend(args) => command::blend::run(args, console),
         Command::Models(args) => command::models::run(args, console),
         Command::Tokenize(args) => command::tokenize::run(args, console),
         Command::Detokenize(args) => command::detokenize::run(args, console),

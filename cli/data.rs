@@ -1,10 +1,11 @@
 //! Music to learn from: a built-in corpus, a folder, or files, as scores in three parts.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use etude_tokenizer::twins::{self, Sketch};
 use etude_tokenizer::{Score, read_file};
 
 use crate::console::{Console, show_path};
@@ -49,6 +50,8 @@ pub struct Data {
     pub skipped: Vec<Skipped>,
     /// Files that were taken although something in them had to be mended.
     pub mended: usize,
+    /// Pieces of the valid and the test part with a twin in the training part.
+    pub leaks: usize,
 }
 
 impl Data {
@@ -71,6 +74,44 @@ impl Data {
     /// # Errors
     /// If stdout cannot be written to.
     pub fn report(&self, console: &Console) -> Result<()> {
+        let count = |split| self.pieces.iter().filter(|p| p.split == split).count();
+        let summary = Summary {
+            source: &self.source,
+            parts: Split::ALL.map(count),
+            notes: self.pieces.iter().map(|p| p.score.note_count()).sum(),
+            skipped: &self.skipped,
+            mended: self.mended,
+            leaks: self.leaks,
+            known: 0,
+        };
+        summary.report(console)
+    }
+}
+
+/// What was read, in numbers.
+pub struct Summary<'a> {
+    /// What was asked for, as given.
+    pub source: &'a str,
+    /// Pieces to learn from, to validate and to test with.
+    pub parts: [usize; 3],
+    /// Notes in all of them.
+    pub notes: usize,
+    /// Files that were not taken.
+    pub skipped: &'a [Skipped],
+    /// Files that were taken although something in them had to be mended.
+    pub mended: usize,
+    /// Pieces of the valid and the test part with a twin in the training part.
+    pub leaks: usize,
+    /// Files that were found in the cache.
+    pub known: usize,
+}
+
+impl Summary<'_> {
+    /// Says what was read, and warns about what was not.
+    ///
+    /// # Errors
+    /// If stdout cannot be written to.
+    pub fn report(&self, console: &Console) -> Result<()> {
         const MOST: usize = 10;
         let faults: Vec<&Skipped> = self.skipped.iter().filter(|s| !s.duplicate).collect();
         for fault in faults.iter().take(MOST) {
@@ -85,18 +126,25 @@ impl Data {
                 self.source, self.mended
             ));
         }
-        let count = |split| self.pieces.iter().filter(|p| p.split == split).count();
-        let [train, valid, test] = Split::ALL.map(count);
-        let notes: usize = self.pieces.iter().map(|p| p.score.note_count()).sum();
+        if self.leaks > 0 {
+            console.warn(format!(
+                "{}: {} pieces of its valid and test parts are nearly the same music as a training \
+                 piece, perhaps in another key",
+                self.source, self.leaks
+            ));
+        }
+        let [train, valid, test] = self.parts;
         let mut line = format!(
-            "data       {}: {} pieces ({train} train, {valid} valid, {test} test), {notes} notes",
+            "data       {}: {} pieces ({train} train, {valid} valid, {test} test), {} notes",
             self.source,
-            self.pieces.len()
+            train + valid + test,
+            self.notes
         );
         for (number, what) in [
             (self.mended, "mended"),
             (faults.len(), "skipped"),
             (self.skipped.len() - faults.len(), "twice there"),
+            (self.known, "read before"),
         ] {
             if number > 0 {
                 line += &format!("; {number} {what}");
@@ -112,7 +160,8 @@ impl Data {
 /// folder of that name. Folders are searched through for `.mid`, `.midi` and `.rmi` files. A folder
 /// on the way that is called `train`, `valid` or `test` decides the part of what is below it. Other
 /// pieces fall into parts by their content: 90 % train, 5 % valid, 5 % test, and at least one piece
-/// each if there are three.
+/// each if there are three. Pieces that are nearly the same music, also in another key or at another
+/// speed ([`twins`]), fall into one part.
 ///
 /// # Errors
 /// If a path does not exist, if nothing usable is found, or if there is more than [`MAX_FILES`] or
@@ -139,16 +188,18 @@ fn built_in(name: &str) -> Result<Data> {
 }
 
 /// A file that was found: its path, its name, and the part that its folder decides.
-struct Found {
-    path: PathBuf,
-    name: String,
-    split: Option<Split>,
+pub(crate) struct Found {
+    pub path: PathBuf,
+    pub name: String,
+    pub split: Option<Split>,
 }
 
-fn from_files(sources: &[PathBuf]) -> Result<Data> {
-    let shown: Vec<String> = sources.iter().map(|path| show_path(path)).collect();
-    let mut data = Data { source: shown.join(", "), ..Data::default() };
-    let mut found = Vec::new();
+/// Finds the MIDI files of folders and files.
+///
+/// # Errors
+/// If a path does not exist, or there are more than [`MAX_FILES`].
+pub(crate) fn survey(sources: &[PathBuf]) -> Result<(Vec<Found>, Vec<Skipped>)> {
+    let (mut found, mut skipped) = (Vec::new(), Vec::new());
     for source in sources {
         let kind = fs::metadata(source).map_err(|e| {
             let names: Vec<&str> = corpora::list().iter().map(|entry| entry.name).collect();
@@ -156,14 +207,42 @@ fn from_files(sources: &[PathBuf]) -> Result<Data> {
             Error::file(source, why)
         })?;
         if kind.is_dir() {
-            walk(source, &mut found, &mut data.skipped)?;
+            walk(source, &mut found, &mut skipped)?;
         } else {
             let name = source.file_name().unwrap_or_default().to_string_lossy().into_owned();
             found.push(Found { path: source.clone(), name, split: None });
         }
     }
+    Ok((found, skipped))
+}
 
-    let mut open = Vec::new(); // hash and index of the pieces that no folder decided about
+/// Several sources in one line.
+pub(crate) fn shown(sources: &[PathBuf]) -> String {
+    sources.iter().map(|path| show_path(path)).collect::<Vec<_>>().join(", ")
+}
+
+/// The error of sources without a usable file.
+pub(crate) fn nothing_usable(sources: &[PathBuf], skipped: &[Skipped]) -> Error {
+    match (sources, skipped) {
+        ([_], [only]) => Error::file(&only.path, &only.why),
+        (_, []) => Error::file(&sources[0], "no .mid, .midi or .rmi file in it"),
+        (_, [first, ..]) => Error::file(
+            &sources[0],
+            format!(
+                "none of {} files is usable; the first: {}: {}",
+                skipped.len(),
+                show_path(&first.path),
+                first.why
+            ),
+        ),
+    }
+}
+
+fn from_files(sources: &[PathBuf]) -> Result<Data> {
+    let mut data = Data { source: shown(sources), ..Data::default() };
+    let (found, skipped) = survey(sources)?;
+    data.skipped = skipped;
+    let mut marks = Vec::new();
     let mut seen: BTreeMap<u64, PathBuf> = BTreeMap::new();
     let mut notes = 0;
     for file in found {
@@ -201,60 +280,81 @@ fn from_files(sources: &[PathBuf]) -> Result<Data> {
             )));
         }
         data.mended += usize::from(!reading.warnings.is_empty());
-        if file.split.is_none() {
-            open.push((hash, data.pieces.len()));
-        }
+        marks.push(Mark { hash, sketch: Sketch::of(&reading.score), split: file.split });
         let split = file.split.unwrap_or(Split::Train);
         data.pieces.push(Piece { name: file.name, split, score: reading.score });
     }
     if data.pieces.is_empty() {
-        return Err(match (sources, &data.skipped[..]) {
-            ([_], [only]) => Error::file(&only.path, &only.why),
-            (_, []) => Error::file(&sources[0], "no .mid, .midi or .rmi file in it"),
-            (_, [first, ..]) => Error::file(
-                &sources[0],
-                format!(
-                    "none of {} files is usable; the first: {}: {}",
-                    data.skipped.len(),
-                    show_path(&first.path),
-                    first.why
-                ),
-            ),
-        });
+        return Err(nothing_usable(sources, &data.skipped));
     }
-    if open.len() == data.pieces.len() {
-        divide(open, &mut data.pieces);
-    }
+    let (splits, leaks) = divide(&marks);
+    data.pieces.iter_mut().zip(splits).for_each(|(piece, split)| piece.split = split);
+    data.leaks = leaks;
     Ok(data)
 }
 
-/// Divides pieces into parts by their hashes alone, so that a file stays in its part when others come
-/// or go. Only when a part would be empty the pieces with the lowest hashes fill it.
-fn divide(mut open: Vec<(u64, usize)>, pieces: &mut [Piece]) {
-    open.sort_unstable();
-    for &(hash, index) in &open {
-        pieces[index].split = match hash % 100 {
+/// What decides the part of a piece.
+pub(crate) struct Mark {
+    /// A hash of its music.
+    pub hash: u64,
+    /// What its twins are found by.
+    pub sketch: Option<Sketch>,
+    /// What its folder says.
+    pub split: Option<Split>,
+}
+
+/// The part of each piece, and how many pieces of the valid and the test part have a twin in the
+/// training part.
+///
+/// Where folders decide, the others are for learning. Else groups of twins fall into parts by the
+/// least hash among them, so that a piece stays in its part when others come or go. Only when a part
+/// would be empty the groups with the lowest hashes fill it.
+pub(crate) fn divide(marks: &[Mark]) -> (Vec<Split>, usize) {
+    let sketches: Vec<Option<Sketch>> = marks.iter().map(|m| m.sketch.clone()).collect();
+    let groups = twins::groups(&sketches);
+    if marks.iter().any(|m| m.split.is_some()) {
+        let splits: Vec<Split> = marks.iter().map(|m| m.split.unwrap_or(Split::Train)).collect();
+        let there = splits.iter().zip(&groups).filter(|(split, _)| **split == Split::Train);
+        let learned: BTreeSet<usize> = there.map(|(_, group)| *group).collect();
+        let leak =
+            |(split, group): &(&Split, &usize)| **split != Split::Train && learned.contains(group);
+        let leaks = splits.iter().zip(&groups).filter(leak).count();
+        return (splits, leaks);
+    }
+    let mut least: BTreeMap<usize, u64> = BTreeMap::new();
+    for (mark, group) in marks.iter().zip(&groups) {
+        let least = least.entry(*group).or_insert(mark.hash);
+        *least = (*least).min(mark.hash);
+    }
+    let mut order: Vec<(u64, usize)> =
+        least.into_iter().map(|(group, hash)| (hash, group)).collect();
+    order.sort_unstable();
+    let mut split_of: BTreeMap<usize, Split> = BTreeMap::new();
+    for &(hash, group) in &order {
+        let split = match hash % 100 {
             0..=89 => Split::Train,
             90..=94 => Split::Valid,
             _ => Split::Test,
         };
+        split_of.insert(group, split);
     }
     for (split, needed) in [(Split::Valid, 2), (Split::Test, 3), (Split::Train, 1)] {
-        if pieces.len() >= needed && pieces.iter().all(|p| p.split != split) {
-            let count = |s: Split, pieces: &[Piece]| pieces.iter().filter(|p| p.split == s).count();
-            let spare = open.iter().find(|&&(_, index)| {
-                let from = pieces[index].split;
-                from == Split::Train || count(from, pieces) > 1 || pieces.len() == 1
+        let count = |s: Split| split_of.values().filter(|other| **other == s).count();
+        if order.len() >= needed && count(split) == 0 {
+            let spare = order.iter().find(|(_, group)| {
+                let from = split_of[group];
+                from == Split::Train || count(from) > 1 || order.len() == 1
             });
-            if let Some(&(_, index)) = spare {
-                pieces[index].split = split;
+            if let Some((_, group)) = spare {
+                split_of.insert(*group, split);
             }
         }
     }
+    (groups.iter().map(|group| split_of[group]).collect(), 0)
 }
 
 /// A hash of the notes and their clock: equal music in another wrapping is found again.
-fn fingerprint(score: &Score) -> u64 {
+pub(crate) fn fingerprint(score: &Score) -> u64 {
     // FNV-1a over words, then the finish of splitmix64 to spread the low bits.
     let mut hash = 0xcbf2_9ce4_8422_2325u64;
     let mut add =

@@ -13,6 +13,7 @@ pub mod console;
 pub mod corpora;
 pub mod curve;
 pub mod data;
+pub mod dataset;
 pub mod error;
 pub mod input;
 pub mod interrupt;
@@ -23,5 +24,6 @@ pub mod progress;
 pub mod sound;
 pub mod soundfont;
 pub mod synth;
+pub mod tuning;
 
 pub use error::{Error, Result};

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use etude_models::registry::ModelConfig;
 use etude_models::run::RunDir;
-use etude_models::{Loaded, Model, bundled, read_model, registry};
+use etude_models::{Loaded, Model, bundled, lora, read_model, registry};
 
 use crate::console::show_path;
 use crate::error::{Error, Result};
@@ -28,6 +28,23 @@ pub struct Trained {
 
 /// Bytes of the largest weight file that is read.
 const MAX_BYTES: u64 = 1 << 33;
+
+/// Bytes of the largest adapter that is read.
+pub const ADAPTER_BYTES: u64 = 1 << 30;
+
+/// Loads a trained model, and adds the adapter of a file to it if there is one.
+///
+/// # Errors
+/// As [`load`], or if the adapter is none for these weights.
+pub fn load_with(name: &Path, adapter: Option<&Path>) -> Result<Trained> {
+    let mut trained = load(name)?;
+    if let Some(path) = adapter {
+        let bytes = read_bytes(path, ADAPTER_BYTES)?;
+        lora::add_adapter(&mut *trained.model, &trained.config, &bytes, &show_path(path))
+            .map_err(|e| from_models(e, path))?;
+    }
+    Ok(trained)
+}
 
 /// Loads a trained model by name, run directory or weight file.
 ///

@@ -3,7 +3,7 @@
 
 use etude_models::Precision;
 use etude_models::bundled::{BUNDLED, load};
-use etude_models::data::{Dataset, Scores, meter_of};
+use etude_models::data::{Dataset, Pieces, Scores, meter_of};
 use etude_models::evaluate::{likelihood, written_likelihood};
 use etude_models::generate::{Length, Request, Writer};
 use etude_models::sampling::Sampling;
@@ -39,9 +39,10 @@ fn weights_stored_with_fewer_bits_cost_less_than_a_hundredth_of_a_nat() {
         let data = Dataset::new(&scores, &*encoding, model.config.conditions, 0).expect("folk");
         // Some tunes, token by token: the plain loops take a minute for them. The likelihood of all
         // is that of the test above.
-        let some = &data.valid[..data.valid.len().min(48)];
+        let some = data.valid.iter().take(48).map(|piece| piece.expect("a piece").into_owned());
+        let some = Pieces::from(some.collect::<Vec<_>>());
         let of = |precision| {
-            let nll = written_likelihood(&*model.model, precision, some).expect("folk fits");
+            let nll = written_likelihood(&*model.model, precision, &some).expect("folk fits");
             println!("{} {}: {:.4} nats a token", bundled.name, precision.name(), nll.per_token);
             nll.per_token
         };

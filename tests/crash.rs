@@ -50,6 +50,7 @@ fn train(data: &Path, run: &Path, steps: u32, save_every: u32) -> Command {
     }
     command.args(["--set", &format!("save_every={save_every}")]);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command.env("ETUDE_CACHE", data.with_file_name("cache"));
     command
 }
 

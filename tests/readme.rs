@@ -51,6 +51,7 @@ fn every_command_of_the_readme_works() {
         let output = Command::new(env!("CARGO_BIN_EXE_etude"))
             .args(words)
             .current_dir(&folder)
+            .env("ETUDE_CACHE", folder.join("cache"))
             .stdin(Stdio::null())
             .output()
             .unwrap();

@@ -164,6 +164,17 @@ impl Case {
         if self.get(key).is_some() { self.count(key, most) } else { Ok(default) }
     }
 
+    /// A count in `0..=most`; 0 where the key is missing.
+    ///
+    /// # Errors
+    /// If it is not such a number.
+    pub fn count_from_0(&self, key: &str, most: usize) -> Result<usize> {
+        match self.get(key).map(Value::as_u64) {
+            None | Some(Some(0)) => Ok(0),
+            _ => self.count(key, most),
+        }
+    }
+
     /// Two counts in `least..=most`, written as one number for both or as a list.
     ///
     /// # Errors
@@ -273,8 +284,7 @@ mod tests {
 
     #[test]
     fn every_built_in_workload_has_cases() {
-        let names =
-            ["gemm", "attention", "conv", "elementwise", "startup", "rnn_train", "rnn_generate"];
+        let names: Vec<&str> = super::super::WORKLOADS.iter().map(|w| w.name).collect();
         for (name, cases) in read(None, &names).expect("the built-in list") {
             assert!(!cases.is_empty(), "{name}");
         }

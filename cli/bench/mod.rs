@@ -11,11 +11,12 @@ mod conv;
 mod elementwise;
 mod gemm;
 mod ladder;
-mod measure;
+pub(crate) mod measure;
 mod recurrent;
 mod roofline;
 mod sink;
 mod startup;
+mod transformer;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -70,6 +71,24 @@ pub const WORKLOADS: &[Workload] = &[
         group: "models",
         check: recurrent::check_generate,
         run: recurrent::generate,
+    },
+    Workload {
+        name: "transformer_train",
+        group: "models",
+        check: transformer::check_train,
+        run: transformer::train,
+    },
+    Workload {
+        name: "transformer_prefill",
+        group: "models",
+        check: transformer::check_prefill,
+        run: transformer::prefill,
+    },
+    Workload {
+        name: "transformer_generate",
+        group: "models",
+        check: transformer::check_generate,
+        run: transformer::generate,
     },
     Workload { name: "startup", group: "models", check: startup::check, run: startup::run },
 ];
@@ -218,8 +237,10 @@ pub fn run(args: &Args, console: &Console) -> Result<()> {
         // A model whose case names no format runs in the one that is asked for.
         let takes_any = !case.has("dtype")
             && match workload.name {
-                "rnn_generate" => true,
-                "rnn_train" => args.dtype.as_deref() != Some("int8"),
+                "rnn_generate" | "transformer_generate" => true,
+                "rnn_train" | "transformer_train" | "transformer_prefill" => {
+                    args.dtype.as_deref() != Some("int8")
+                }
                 _ => false,
             };
         case.text().contains(&args.r#match)

@@ -75,12 +75,21 @@ pub fn check_generate(case: &Case) -> Result<()> {
 }
 
 /// How a generation case stores its weights: as it says, else as the command line does.
-fn precision(case: &Case, otherwise: Precision) -> Result<Precision> {
+pub fn precision(case: &Case, otherwise: Precision) -> Result<Precision> {
     if !case.has("dtype") {
         return Ok(otherwise);
     }
     let name = case.word("dtype", &Precision::ALL.map(Precision::name), true)?;
     Ok(Precision::from_name(name).unwrap_or(otherwise))
+}
+
+/// What a generator with weights of this precision is called, and the numbers of its products.
+pub fn named(precision: Precision) -> (&'static str, Numbers) {
+    match precision {
+        Precision::F32 => ("etude", Numbers::F32),
+        Precision::Bf16 => ("etude-bf16", Numbers::Bf16),
+        Precision::Int8 => ("etude-int8", Numbers::Int8),
+    }
 }
 
 /// Times training steps of one case: with products of f32 as `etude`, of bf16 as `etude-bf16`.
@@ -127,11 +136,7 @@ pub fn generate(case: &Case, options: &Options, sink: &mut Sink) -> Result<()> {
     let tokens = case.count_or("tokens", 64, 1 << 24)?;
     let model = build(&shape)?;
     let precision = precision(case, options.precision)?;
-    let (name, numbers) = match precision {
-        Precision::F32 => ("etude", Numbers::F32),
-        Precision::Bf16 => ("etude-bf16", Numbers::Bf16),
-        Precision::Int8 => ("etude-int8", Numbers::Int8),
-    };
+    let (name, numbers) = named(precision);
     let mut generator = model.generator(precision).map_err(failed)?;
     drop(model);
     let mut sampler = Sampler::new(Sampling::default(), shape.vocab);

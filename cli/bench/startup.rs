@@ -2,9 +2,9 @@
 
 use std::process::{Command, Stdio};
 
-use etude_engine::Module;
 use etude_models::recurrent::{Cell, Recurrent, RecurrentConfig};
 use etude_models::sampling::{Sampler, Sampling};
+use etude_models::transformer::{Transformer, TransformerConfig};
 use etude_models::{Model, Precision};
 
 use super::case::Case;
@@ -20,8 +20,7 @@ enum Shape {
         hidden: usize,
         layers: usize,
     },
-    /// An architecture that is not there yet.
-    Transformer,
+    Transformer(TransformerConfig, usize),
 }
 
 fn read(case: &Case) -> Result<Shape> {
@@ -35,10 +34,8 @@ fn read(case: &Case) -> Result<Shape> {
             Ok(Shape::Lstm { vocab, hidden, layers })
         }
         "transformer" => {
-            let keys = ["kind", "vocab", "d", "heads", "ff", "layers", "max_len"];
-            case.only(&keys)?;
-            keys[1..].iter().try_for_each(|key| case.count(key, 1 << 24).map(drop))?;
-            Ok(Shape::Transformer)
+            let (config, vocab) = super::transformer::read_startup(case)?;
+            Ok(Shape::Transformer(config, vocab))
         }
         _ => case.only(&["kind"]).map(|()| Shape::Bare),
     }
@@ -51,9 +48,6 @@ pub fn check(case: &Case) -> Result<()> {
 
 /// Times one case.
 pub fn run(case: &Case, _: &Options, sink: &mut Sink) -> Result<()> {
-    if matches!(read(case)?, Shape::Transformer) {
-        return Err(Error::failed("startup: there is no transformer yet"));
-    }
     let program = super::child::program()?;
     let text = case.text();
     let (mut peak, mut fault) = (None, None);
@@ -85,19 +79,25 @@ pub fn run(case: &Case, _: &Options, sink: &mut Sink) -> Result<()> {
 /// What the fresh process does: makes the network, samples one event, prints it and the MiB used.
 pub fn first_event(case: &Case) -> Result<()> {
     let failed = |e: etude_models::Error| Error::failed(format!("startup: {e}"));
-    let event = match read(case)? {
-        Shape::Bare => None,
-        Shape::Transformer => return Err(Error::failed("startup: there is no transformer yet")),
+    let (model, vocab): (Box<dyn Model>, usize) = match read(case)? {
+        Shape::Bare => return say(""),
+        Shape::Transformer(config, vocab) => {
+            (Box::new(Transformer::new(config, vocab, vocab, 0).map_err(failed)?), vocab)
+        }
         Shape::Lstm { vocab, hidden, layers } => {
             let config = RecurrentConfig::plain(Cell::Lstm, hidden, layers);
-            let model = Recurrent::new(config, vocab, vocab, 0).map_err(failed)?;
-            let mut generator =
-                model.generator(Precision::for_weights(model.parameter_count())).map_err(failed)?;
-            let logits = generator.step(&[0]).map_err(failed)?;
-            Some(Sampler::new(Sampling::default(), vocab).draw(logits, 0.5, |_| true))
+            (Box::new(Recurrent::new(config, vocab, vocab, 0).map_err(failed)?), vocab)
         }
     };
-    let event = event.map_or_else(String::new, |event| format!("{event}\n"));
+    let precision = Precision::for_weights(model.parameter_count());
+    let mut generator = model.generator(precision).map_err(failed)?;
+    let logits = generator.step(&[0]).map_err(failed)?;
+    let event = Sampler::new(Sampling::default(), vocab).draw(logits, 0.5, |_| true);
+    say(&format!("{event}\n"))
+}
+
+/// Prints what was made, and the MiB used.
+fn say(event: &str) -> Result<()> {
     let peak = super::measure::memory_mb("VmHWM").map_or_else(String::new, |mb| format!("{mb}\n"));
     print(format!("{event}{peak}").as_bytes())
 }

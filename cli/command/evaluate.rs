@@ -1,12 +1,13 @@
 //! `etude evaluate`: likelihood of unseen music, and what a model writes beside what it learned from.
 
-use std::path::PathBuf;
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
 
-use etude_models::data::{Dataset, Piece, meter_of};
-use etude_models::evaluate::{likelihood, written_likelihood};
+use etude_models::Precision;
+use etude_models::data::{Dataset, Pieces, Scores, meter_of};
+use etude_models::evaluate::{Likelihood, likelihood, written_likelihood};
 use etude_models::generate::{Length, Request, Writer};
 use etude_models::sampling::Sampling;
-use etude_models::{Model, Precision};
 use etude_tokenizer::statistics::{Statistics, spreads};
 use etude_tokenizer::{Encoding, Meter, Score, Tempo};
 use serde_json::{Map, Value, json};
@@ -20,20 +21,24 @@ use crate::{corpora, data, model};
 /// Arguments of `etude evaluate`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  etude evaluate lstm\n  etude evaluate run --data my_midi --split valid --samples 50 --json"
+    after_help = "Examples:\n  etude evaluate lstm\n  etude evaluate run --data my_midi --split valid --samples 50 --json\n  etude evaluate lstm --data tune.mid --samples 0"
 )]
 pub struct Args {
     /// A bundled model, a run directory or a .safetensors file
     #[arg(value_name = "NAME")]
     name: PathBuf,
 
+    /// An adapter that is added to the weights: what `train --lora` or `blend` made
+    #[arg(long, value_name = "F")]
+    adapter: Option<PathBuf>,
+
     /// A built-in corpus, folders or MIDI files [default: what the model was trained on]
     #[arg(long, value_name = "D", num_args = 1..)]
     data: Vec<PathBuf>,
 
-    /// The part of the data that is scored
-    #[arg(long, value_name = "PART", default_value = "test", value_parser = ["train", "valid", "test"])]
-    split: String,
+    /// The part of the data that is scored [default: test; all where every D is a file]
+    #[arg(long, value_name = "PART", value_parser = ["train", "valid", "test", "all"])]
+    split: Option<String>,
 
     /// Pieces to generate for the statistics; 0: none
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(0..=10_000))]
@@ -66,7 +71,7 @@ pub fn run(args: &Args, console: &Console) -> Result<()> {
 }
 
 fn evaluate(args: &Args, console: &Console) -> Result<()> {
-    let trained = model::load(&args.name)?;
+    let trained = model::load_with(&args.name, args.adapter.as_deref())?;
     let sources: Vec<PathBuf> = if args.data.is_empty() {
         train::sources_of(trained.source.as_deref().unwrap_or("folk"))
     } else {
@@ -75,26 +80,29 @@ fn evaluate(args: &Args, console: &Console) -> Result<()> {
     let loaded = data::load(&sources)?;
     loaded.report(console)?;
     let source = loaded.source.clone();
-    let scores = train::scores(loaded);
+    let mut scores = train::scores(loaded);
+    // Files that are named one by one are scored, all of them.
+    let named = args.split.is_none() && sources.iter().all(|source| source.is_file());
+    let split = args.split.as_deref().unwrap_or(if named { "all" } else { "test" });
+    if split == "all" {
+        let Scores { train, valid, test } = &mut scores;
+        train.append(valid);
+        train.append(test);
+    }
     let encoding = trained.config.encoding().map_err(|e| Error::input(e.to_string()))?;
     let set = Dataset::new(&scores, &*encoding, trained.config.conditions, 0)
         .map_err(|e| Error::input(format!("{source}: {e}")))?;
-    let (pieces, held) = match args.split.as_str() {
-        "train" => (&set.train, &scores.train),
+    let (pieces, held) = match split {
+        "train" | "all" => (&set.train, &scores.train),
         "valid" => (&set.valid, &scores.valid),
         _ => (&set.test, &scores.test),
     };
     if pieces.is_empty() {
-        return Err(Error::input(format!("{source}: its {} part holds no pieces", args.split)));
+        return Err(Error::input(format!("{source}: its {split} part holds no pieces")));
     }
-    let nll = match args.precision {
-        None => likelihood(&*trained.model, pieces),
-        Some(precision) => written_likelihood(&*trained.model, precision, pieces),
-    };
-    let nll = nll.map_err(|e| Error::input(format!("{source}: {e}")))?;
+    let nll = score(args, &trained, pieces).map_err(|e| Error::input(format!("{source}: {e}")))?;
     console.say(format!(
-        "{}  {} pieces, {} tokens, {} notes",
-        args.split,
+        "{split}  {} pieces, {} tokens, {} notes",
         pieces.len(),
         nll.tokens,
         nll.notes
@@ -109,14 +117,19 @@ fn evaluate(args: &Args, console: &Console) -> Result<()> {
         nll.per_token.exp(),
         100.0 * nll.accuracy
     ))?;
-    let clean = clean_part(args, &*trained.model, &sources, pieces, held, console)?;
+    let clean = match (&sources[..], split) {
+        ([only], "test") => clean_part(args, &trained, only, (pieces, held), console)?,
+        _ => Value::Null,
+    };
+    let each = if named { each(args, &trained, pieces, console)? } else { Value::Null };
     let human: Vec<Score> = held.iter().map(|(_, score)| heard(&*encoding, score)).collect();
     let written = generated(args, &trained, held)?;
     let statistics = table(&written, &human, console)?;
     console.report(&json!({
-        "model": trained.name, "data": source, "split": args.split,
+        "model": trained.name, "data": source, "split": split,
         "nll_per_frame": nll.per_frame, "nll_per_note": nll.per_note,
         "nll_per_token": nll.per_token, "nll_per_second": nll.per_second,
+        "log_likelihood": -nll.per_token * nll.tokens as f64, "each": each,
         "accuracy": nll.accuracy, "bound": false, "tokens": nll.tokens, "notes": nll.notes,
         "pieces": pieces.len(), "parameters": trained.model.parameter_count(),
         "clean": clean, "statistics": statistics, "originality": Value::Null,
@@ -126,25 +139,22 @@ fn evaluate(args: &Args, console: &Console) -> Result<()> {
 /// The likelihood of the test pieces that are no near copies of training pieces, where that is known.
 fn clean_part(
     args: &Args,
-    model: &dyn Model,
-    sources: &[PathBuf],
-    pieces: &[Piece],
-    held: &[(String, Score)],
+    trained: &model::Trained,
+    source: &Path,
+    (pieces, held): (&Pieces, &[(String, Score)]),
     console: &Console,
 ) -> Result<Value> {
-    let name = match sources {
-        [only] if args.split == "test" => only.to_str().unwrap_or_default(),
-        _ => return Ok(Value::Null),
-    };
+    let name = source.to_str().unwrap_or_default();
     let Some(clean) = corpora::clean_test(name)? else { return Ok(Value::Null) };
     let names: Vec<&str> =
         held.iter().zip(clean).filter(|(_, clean)| *clean).map(|((name, _), _)| &**name).collect();
-    let kept: Vec<Piece> = pieces.iter().filter(|p| names.contains(&&*p.name)).cloned().collect();
-    let nll = match args.precision {
-        None => likelihood(model, &kept),
-        Some(precision) => written_likelihood(model, precision, &kept),
-    };
-    let nll = nll.map_err(|e| Error::input(format!("{name}: {e}")))?;
+    let fault = |e: etude_models::Error| Error::input(format!("{name}: {e}"));
+    let all =
+        pieces.iter().map(|p| p.map(Cow::into_owned)).collect::<etude_models::Result<Vec<_>>>();
+    let mut kept = all.map_err(fault)?;
+    kept.retain(|piece| names.contains(&&*piece.name));
+    let kept = Pieces::from(kept);
+    let nll = score(args, trained, &kept).map_err(fault)?;
     console.say(format!(
         "clean  {:.4} a token, {:.4} a note, {:.4} a frame: the {} pieces without a near copy \
          in the training part",
@@ -158,6 +168,42 @@ fn clean_part(
         "nll_per_note": nll.per_note, "nll_per_token": nll.per_token,
         "nll_per_second": nll.per_second,
     }))
+}
+
+/// The log-likelihood of each piece, in nats.
+fn each(
+    args: &Args,
+    trained: &model::Trained,
+    pieces: &Pieces,
+    console: &Console,
+) -> Result<Value> {
+    let mut lines = Vec::new();
+    for piece in pieces.iter() {
+        let piece = piece.map_err(|e| Error::failed(e.to_string()))?.into_owned();
+        let (name, one) = (piece.name.clone(), Pieces::from(vec![piece]));
+        let nll = score(args, trained, &one).map_err(|e| Error::input(format!("{name}: {e}")))?;
+        let nats = -nll.per_token * nll.tokens as f64;
+        console.say(format!(
+            "log-likelihood of {name}: {nats:.3} nats, {} tokens, {:.4} nats a token",
+            nll.tokens, nll.per_token
+        ))?;
+        lines.push(json!({
+            "name": name, "log_likelihood": nats, "tokens": nll.tokens, "notes": nll.notes,
+            "nll_per_token": nll.per_token,
+        }));
+    }
+    Ok(Value::Array(lines))
+}
+
+fn score(
+    args: &Args,
+    trained: &model::Trained,
+    pieces: &Pieces,
+) -> etude_models::Result<Likelihood> {
+    match args.precision {
+        None => likelihood(&*trained.model, pieces),
+        Some(precision) => written_likelihood(&*trained.model, precision, pieces),
+    }
 }
 
 /// A piece as the encoding hears it, with the metre and the tempo that it may not hold.

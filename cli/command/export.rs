@@ -13,12 +13,17 @@ use crate::{model, output};
 /// Arguments of `etude export`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  etude export run --out tunes.safetensors\n  \
-                  etude export run --out tunes.safetensors --dtype int8\n\n\
+                  etude export run --out tunes.safetensors --dtype int8\n  \
+                  etude export lstm --adapter run/adapter.safetensors --out tuned.safetensors\n\n\
                   Then: etude generate tunes.safetensors")]
 pub struct Args {
     /// A run directory, a .safetensors file or a bundled model
     #[arg(value_name = "NAME")]
     name: PathBuf,
+
+    /// An adapter that is added to the weights: what `train --lora` or `blend` made
+    #[arg(long, value_name = "F")]
+    adapter: Option<PathBuf>,
 
     /// The file to write
     #[arg(long, short, value_name = "F.safetensors")]
@@ -34,7 +39,7 @@ pub struct Args {
 /// # Errors
 /// If the model cannot be read or the file cannot be written.
 pub fn run(args: &Args, console: &Console) -> Result<()> {
-    let trained = model::load(&args.name)?;
+    let trained = model::load_with(&args.name, args.adapter.as_deref())?;
     let dtype = match args.dtype.as_str() {
         "f32" => Dtype::F32,
         "f16" => Dtype::F16,

@@ -1,4 +1,4 @@
-//! `etude generate`: a trained model writes a piece, as MIDI, sound and picture.
+//! `etude generate` and `etude continue`: a trained model writes a piece, as MIDI, sound and picture.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -6,29 +6,71 @@ use std::time::Instant;
 use etude_models::Precision;
 use etude_models::generate::{Length, Request, Writer};
 use etude_models::sampling::Sampling;
-use etude_tokenizer::{Meter, Note, Score, find_key};
+use etude_tokenizer::{Encoding, Meter, Note, Score, Track, find_key};
 use serde_json::{Value, json};
 
 use crate::args::{Machine, Seed, precision};
 use crate::command::render::SoundArgs;
-use crate::console::{Console, show_path};
+use crate::console::{Console, print, show_path};
 use crate::error::{Error, Result};
 use crate::input::read_midi;
-use crate::{model, output, pianoroll};
+use crate::{interrupt, model, output, pianoroll};
 
 /// Arguments of `etude generate`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  etude generate\n  etude generate --meter 6/8 --bars 32 --seed 7 --out jig.mid\n  etude generate run --primer tune.mid --bars 16 --temperature 0.9\n  etude generate lstm --count 5 --out pieces --json"
+    after_help = "Examples:\n  etude generate\n  etude generate --meter 6/8 --bars 32 --seed 7 --out jig.mid\n  etude generate run --primer tune.mid --bars 16 --temperature 0.9\n  etude generate lstm --count 5 --out pieces --json\n  etude generate --pitches 60,-2,62,-2,64,-2,-2,-2 --bars 8\n  etude generate --beam 4 --branch 2 --steps-per-iteration 16\n  etude generate --stream --no-audio"
 )]
 pub struct Args {
     /// A bundled model, a run directory or a .safetensors file [default: lstm]
     #[arg(value_name = "NAME", default_value = "lstm")]
     name: PathBuf,
 
+    /// Music to go on from
+    #[arg(long, value_name = "F.mid", conflicts_with = "pitches")]
+    primer: Option<PathBuf>,
+
+    /// A melody to go on from, an event a sixteenth note: a MIDI pitch begins, -1 ends the note, -2
+    /// lets it sound on
+    #[arg(long, value_name = "P,P,..", allow_hyphen_values = true, value_parser = parse_pitches)]
+    pitches: Option<Pitches>,
+
+    /// Write other voices around the primer instead of going on from it (encoding polyphony)
+    #[arg(long)]
+    inject_primer: bool,
+
+    #[command(flatten)]
+    controls: Controls,
+}
+
+/// Arguments of `etude continue`.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  etude continue tune.mid --bars 8\n  etude continue tune.mid --with run --bars 16 --out longer.mid\n\nThe result begins with the tune, as the model's encoding hears it, and keeps its metre, tempo and key."
+)]
+pub struct ContinueArgs {
+    /// The music to go on with
+    #[arg(value_name = "F.mid")]
+    file: PathBuf,
+
+    /// The model that goes on: a bundled model, a run directory or a .safetensors file
+    #[arg(long = "with", value_name = "NAME", default_value = "lstm")]
+    name: PathBuf,
+
+    #[command(flatten)]
+    controls: Controls,
+}
+
+/// How a piece is written, and where to.
+#[derive(Debug, clap::Args)]
+struct Controls {
     /// Weights to use in place of NAME: a .safetensors file
     #[arg(long, value_name = "F")]
     weights: Option<PathBuf>,
+
+    /// An adapter that is added to the weights: what `train --lora` or `blend` made
+    #[arg(long, value_name = "F")]
+    adapter: Option<PathBuf>,
 
     /// Bars to write (after the primer, if there is one) [default: 16]
     #[arg(long, value_name = "N", conflicts_with = "seconds")]
@@ -37,10 +79,6 @@ pub struct Args {
     /// Seconds to write (after the primer, if there is one)
     #[arg(long, value_name = "S")]
     seconds: Option<f64>,
-
-    /// Music to go on from
-    #[arg(long, value_name = "F.mid")]
-    primer: Option<PathBuf>,
 
     /// Metre, such as 3/4 or 6/8; that of the primer if there is one
     #[arg(long, value_name = "N/D", value_parser = parse_meter, default_value = "4/4")]
@@ -74,6 +112,22 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 6)]
     repeat_limit: usize,
 
+    /// Search for a likely piece: keep the N likeliest of those that grow side by side; 1: no search
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    beam: usize,
+
+    /// Ways in which each piece of the search goes on [default: 2 in a search]
+    #[arg(long, value_name = "N")]
+    branch: Option<usize>,
+
+    /// Tokens by which the pieces of a search grow before the likeliest are kept
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    steps_per_iteration: usize,
+
+    /// Print each token as it is drawn, one line of JSON each; text for people goes to stderr
+    #[arg(long, conflicts_with = "count")]
+    stream: bool,
+
     /// How weights are stored while they are read for each token: f32, bf16 (half the memory, 8 bits
     /// of fraction) or int8 (a quarter, a scale for each row) [default: int8 beyond 4 MiB of f32]
     #[arg(long, value_name = "DTYPE", value_parser = precision)]
@@ -95,6 +149,49 @@ pub struct Args {
 
     #[command(flatten)]
     machine: Machine,
+}
+
+/// Events of a melody: a pitch, -1 for the end of the note, -2 for no change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Pitches(Vec<i16>);
+
+fn parse_pitches(text: &str) -> std::result::Result<Pitches, String> {
+    const MOST: usize = 16_384;
+    let event = |word: &str| {
+        let fault = format!("{word:?} is not a pitch of 0 to 127, -1 (note off) or -2 (no event)");
+        let event: i16 = word.trim().parse().map_err(|_| fault.clone())?;
+        if (-2..=127).contains(&event) { Ok(event) } else { Err(fault) }
+    };
+    let events = text.split(',').map(event).collect::<std::result::Result<Vec<_>, _>>()?;
+    if events.len() > MOST {
+        return Err(format!("{} events; at most {MOST}", events.len()));
+    }
+    if events.iter().all(|event| *event < 0) {
+        return Err("no pitch among them: a primer needs a note".into());
+    }
+    Ok(Pitches(events))
+}
+
+impl Pitches {
+    /// The melody, four ticks a quarter note.
+    fn score(&self, meter: Meter) -> Score {
+        let mut score = Score::new(4);
+        let mut notes: Vec<Note> = Vec::new();
+        let mut sounds = false;
+        for (tick, &event) in (0u64..).zip(&self.0) {
+            match u8::try_from(event) {
+                Ok(pitch) => notes.push(Note { tick, duration: 1, pitch, velocity: 100 }),
+                Err(_) if event == -2 && sounds => {
+                    notes.last_mut().into_iter().for_each(|note| note.duration += 1);
+                }
+                Err(_) => {}
+            }
+            sounds = event >= 0 || (sounds && event == -2);
+        }
+        score.tracks.push(Track { notes, ..Track::default() });
+        score.meters.push(meter);
+        score
+    }
 }
 
 fn parse_meter(text: &str) -> std::result::Result<Meter, String> {
@@ -123,15 +220,50 @@ pub fn usual_tempo(meter: Meter) -> f64 {
 /// # Errors
 /// If the model or the primer cannot be read, a control is out of range, or a file cannot be written.
 pub fn run(args: &Args, console: &Console) -> Result<()> {
-    let name = args.weights.as_deref().unwrap_or(&args.name);
-    let pool = args.machine.pool()?;
-    pool.run(|| write(args, name, console))
+    let primer = match (&args.primer, &args.pitches) {
+        (Some(path), _) => Some(read_midi(path, console)?.score),
+        (None, Some(pitches)) => Some(pitches.score(args.controls.meter)),
+        _ => None,
+    };
+    if args.inject_primer && primer.is_none() {
+        return Err(Error::input("--inject-primer: a --primer or --pitches is wanted"));
+    }
+    let (primer, voice) = if args.inject_primer { (None, primer) } else { (primer, None) };
+    let file = args.primer.as_deref();
+    args.controls
+        .machine
+        .pool()?
+        .run(|| write(&args.controls, &args.name, Source { primer, voice, file }, console))
 }
 
-fn write(args: &Args, name: &Path, console: &Console) -> Result<()> {
+/// Goes on with a piece.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_continue(args: &ContinueArgs, console: &Console) -> Result<()> {
+    let primer = Some(read_midi(&args.file, console)?.score);
+    let source = Source { primer, voice: None, file: Some(&args.file) };
+    args.controls.machine.pool()?.run(|| write(&args.controls, &args.name, source, console))
+}
+
+/// What a piece begins with or is written around.
+struct Source<'a> {
+    primer: Option<Score>,
+    voice: Option<Score>,
+    /// The file that either was read from.
+    file: Option<&'a Path>,
+}
+
+fn write(args: &Controls, name: &Path, source: Source, console: &Console) -> Result<()> {
+    // Programs read the stream, so stdout is theirs.
+    let console = &Console { json: console.json || args.stream, ..*console };
+    // A search shows its tokens at its end: until then an interrupt ends it at once.
+    if args.stream && args.beam == 1 && args.branch.unwrap_or(1) == 1 {
+        interrupt::listen();
+    }
+    let name = args.weights.as_deref().unwrap_or(name);
     let seed = args.seed.get();
-    let primer = args.primer.as_deref().map(|path| read_midi(path, console)).transpose()?;
-    let primer = primer.map(|reading| reading.score);
+    let Source { primer, voice, file } = source;
     let mut request = Request {
         length: match args.seconds {
             Some(seconds) => Length::Seconds(seconds),
@@ -146,27 +278,47 @@ fn write(args: &Args, name: &Path, console: &Console) -> Result<()> {
             top_p: args.top_p,
             min_p: args.min_p,
             repeat_limit: args.repeat_limit,
+            beam: args.beam,
+            branch: args.branch.unwrap_or(if args.beam > 1 { 2 } else { 1 }),
+            iteration: args.steps_per_iteration,
         },
         seed,
     };
-    let meter = request.primer.as_ref().map_or(args.meter, etude_models::data::meter_of);
-    let primed_tempo = request.primer.as_ref().and_then(|p| p.tempos.first());
+    let heard = request.primer.as_ref().or(voice.as_ref());
+    let meter = heard.map_or(args.meter, etude_models::data::meter_of);
+    let primed_tempo = heard.and_then(|p| p.tempos.first());
+    let given = primed_tempo.map(|t| 60e6 / f64::from(t.micros_per_quarter));
     request.tempo_bpm = args.tempo.unwrap_or_else(|| {
-        primed_tempo.map_or(usual_tempo(meter), |t| 60e6 / f64::from(t.micros_per_quarter))
+        given.filter(|bpm| (10.0..=1000.0).contains(bpm)).unwrap_or(usual_tempo(meter))
     });
     // Refuse a bad control before any file is touched.
     request.sampling.check().map_err(|e| Error::input(e.to_string()))?;
-    let trained = model::load(name)?;
+    let trained = model::load_with(name, args.adapter.as_deref())?;
     let weights = trained.model.parameter_count();
     let precision = args.precision.unwrap_or_else(|| Precision::for_weights(weights));
     let mut writer = Writer::with_precision(&trained.config, &*trained.model, precision)
         .map_err(|e| model::from_models(e, name))?;
+    request.meter = meter;
+    let encoding = trained.config.encoding().map_err(|e| Error::input(e.to_string()))?;
     let mut files = Vec::new();
+    let mut stopped = false;
     let (mut notes, mut seconds, mut tokens, mut writing) = (0, 0.0, 0, 0.0);
     for i in 0..args.count {
         request.seed = seed.wrapping_add(u64::from(i));
         let start = Instant::now();
-        let piece = writer.write(&request).map_err(|e| Error::input(e.to_string()))?;
+        let mut stream = Stream::new(args, request.length, &*encoding);
+        let piece = writer
+            .write_watched(&request, voice.as_ref(), &mut |token, at| stream.hear(token, at))
+            .map_err(|e| match (e, file) {
+                (e @ etude_models::Error::Data { .. }, Some(file)) => Error::file(file, e),
+                (e, _) => Error::input(e.to_string()),
+            })?;
+        stopped = stream.end()?;
+        if i == 0 {
+            for (reason, count) in &piece.lost {
+                console.warn(format!("primer: {count} lost: {reason}"));
+            }
+        }
         writing += start.elapsed().as_secs_f64();
         tokens += piece.tokens.len();
         let score = shifted(piece.score, args.transpose)?;
@@ -185,7 +337,51 @@ fn write(args: &Args, name: &Path, console: &Console) -> Result<()> {
     console.report(&json!({
         "files": files, "model": trained.name, "seed": seed, "notes": notes, "seconds": seconds,
         "tokens": tokens, "tokens_per_second": rate,
-    }))
+    }))?;
+    match stopped {
+        true => Err(Error::Interrupted { why: "what was written so far is saved".into() }),
+        false => Ok(()),
+    }
+}
+
+/// The tokens of a piece as they come, one line of JSON each.
+struct Stream<'a> {
+    encoding: &'a dyn Encoding,
+    is_on: bool,
+    unit: &'static str,
+    count: usize,
+    fault: Option<Error>,
+    stopped: bool,
+}
+
+impl Stream<'_> {
+    fn new<'a>(args: &Controls, length: Length, encoding: &'a dyn Encoding) -> Stream<'a> {
+        let unit = match length {
+            Length::Bars(_) => "bars",
+            Length::Seconds(_) => "seconds",
+        };
+        Stream { encoding, is_on: args.stream, unit, count: 0, fault: None, stopped: false }
+    }
+
+    /// Prints a token; `false` if nobody reads any more or somebody asked to stop.
+    fn hear(&mut self, token: u32, at: f64) -> bool {
+        if !self.is_on {
+            return true;
+        }
+        let name = self.encoding.token_name(token);
+        let line = json!({
+            "event": "token", "index": self.count, "token": token, "name": name, self.unit: at,
+        });
+        self.count += 1;
+        self.fault = print(format!("{line}\n").as_bytes()).err();
+        self.stopped = interrupt::asked();
+        self.fault.is_none() && !self.stopped
+    }
+
+    /// Tells whether somebody asked to stop.
+    fn end(self) -> Result<bool> {
+        self.fault.map_or(Ok(self.stopped), Err)
+    }
 }
 
 fn shifted(score: Score, semitones: i32) -> Result<Score> {
@@ -198,7 +394,7 @@ fn shifted(score: Score, semitones: i32) -> Result<Score> {
 }
 
 /// Where the MIDI file of a seed goes.
-fn place(args: &Args, seed: u64, console: &Console) -> PathBuf {
+fn place(args: &Controls, seed: u64, console: &Console) -> PathBuf {
     let name = format!("etude-{seed}.mid");
     match &args.out {
         None => name.into(),
@@ -213,7 +409,11 @@ fn place(args: &Args, seed: u64, console: &Console) -> PathBuf {
 }
 
 /// Writes the piece as MIDI, sound and picture; all are made before the first is written.
-fn write_files(score: &Score, midi: &Path, args: &Args) -> Result<serde_json::Map<String, Value>> {
+fn write_files(
+    score: &Score,
+    midi: &Path,
+    args: &Controls,
+) -> Result<serde_json::Map<String, Value>> {
     let title = midi.file_stem().unwrap_or_default().to_string_lossy();
     // A short piece may be all rest: there is nothing to hear or to draw then.
     let sounds = score.note_count() > 0;

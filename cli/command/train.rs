@@ -13,28 +13,34 @@ use etude_models::train::{End, Report, RunConfig, TRAIN_KEYS, Trainer, saved_con
 use serde_json::{Map, Value, json};
 
 use crate::args::Machine;
+use crate::bench::measure::memory_mb;
 use crate::console::{Console, show_path};
 use crate::corpora::Split;
 use crate::curve::{Chart, Series};
 use crate::error::{Error, Result};
 use crate::input::read_bytes;
-use crate::model::from_models;
+use crate::model::{self, Trained, from_models};
 use crate::progress::{Goal, Progress, Status};
-use crate::{data, interrupt, output, pianoroll};
+use crate::tuning::{self, Tuning};
+use crate::{data, dataset, interrupt, output, pianoroll};
 
 /// Arguments of `etude train`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  etude train lstm --data folk --out run --time 2m\n  etude train lstm/melody-basic --data my_midi --out run --steps 500 --set hidden=192\n  etude train run --resume --steps 1000\n  etude train lstm/performance --dtype bf16\n\nSettings for --set: model encoding conditions hidden layers dropout attention embedding head nade cell; train seed steps batch window lr schedule warmup clip weight_decay dtype transpose log_every valid_every save_every patience"
+    after_help = "Examples:\n  etude train lstm --data folk --out run --time 2m\n  etude train lstm/melody-basic --data my_midi --out run --steps 500 --set hidden=192\n  etude train run --resume --steps 1000\n  etude train --from lstm --data my_midi --lora 8 --out tuned\n  etude train lstm/performance --dtype bf16\n\nSettings for --set: model encoding conditions hidden layers dropout attention embedding head nade cell; train seed steps batch window lr schedule warmup clip weight_decay dtype transpose stretch velocity lora lora_alpha log_every valid_every save_every patience"
 )]
 pub struct Args {
     /// A model, such as lstm or lstm/melody-basic; with --resume a run directory
-    #[arg(value_name = "NAME", required_unless_present = "config")]
+    #[arg(value_name = "NAME", required_unless_present_any = ["config", "from"])]
     name: Option<PathBuf>,
 
     /// A built-in corpus (see `etude corpora`), folders or MIDI files [default: the preset's]
     #[arg(long, value_name = "FOLDER", num_args = 1..)]
     data: Vec<PathBuf>,
+
+    /// Read all files anew, and keep none of their tokens for the next run
+    #[arg(long)]
+    no_cache: bool,
 
     /// The run directory [default: run]
     #[arg(long, short, value_name = "DIR")]
@@ -51,6 +57,15 @@ pub struct Args {
     /// A setting of the model or of training; may be given again
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
+
+    /// Begin from trained weights: a bundled model, a run directory or a .safetensors file. Unless told
+    /// otherwise 400 steps, at a quarter of the learning rate or, with --lora, at the whole one
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["config", "resume", "name"])]
+    from: Option<PathBuf>,
+
+    /// Learn an adapter of rank R beside the weights of --from, which stay as they are
+    #[arg(long, value_name = "R", requires = "from", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    lora: Option<u16>,
 
     /// A configuration file (TOML, as config.toml of a run)
     #[arg(long, value_name = "F.toml")]
@@ -97,17 +112,22 @@ pub fn run(args: &Args, console: &Console) -> Result<()> {
 }
 
 fn train(args: &Args, console: &Console) -> Result<()> {
-    let (mut trainer, path) = match existing(args)? {
+    let (mut trainer, path, tuning) = match existing(args)? {
         Some((run, path)) => {
             let mut map = saved_config(&run).map_err(|e| from_models(e, &path))?.write();
             adjust(args, &mut map)?;
             let config = RunConfig::read(map).map_err(|e| Error::input(e.to_string()))?;
-            let data = dataset(&config, &sources(args, &config), console)?;
-            (Trainer::resume(config, data, run).map_err(|e| from_models(e, &path))?, path)
+            let data = dataset::open(&config, &sources(args, &config), !args.no_cache, console)?;
+            let tuning = Tuning::resume(&config, &path, !args.no_cache, console)?;
+            (Trainer::resume(config, data, run).map_err(|e| from_models(e, &path))?, path, tuning)
         }
         None => {
             let path = args.out.clone().unwrap_or_else(|| "run".into());
-            let mut map = base(args)?;
+            let from = args.from.as_deref().map(model::load).transpose()?;
+            let mut map = match &from {
+                Some(from) => tuning::settings(from, args.lora.map(usize::from))?,
+                None => base(args)?,
+            };
             adjust(args, &mut map)?;
             let config = RunConfig::read(map).map_err(|e| match &args.config {
                 Some(file) => Error::file(file, e),
@@ -118,8 +138,14 @@ fn train(args: &Args, console: &Console) -> Result<()> {
                     "holds a run already; go on with it by --resume, or name another by --out";
                 return Err(Error::file(&path, why));
             }
-            let data = dataset(&config, &sources(args, &config), console)?;
-            (Trainer::create(config, data, &path).map_err(|e| from_models(e, &path))?, path)
+            if config.train.lora.rank > 0 && from.is_none() {
+                return Err(Error::input(
+                    "train.lora: an adapter needs weights; give some by --from",
+                ));
+            }
+            let data = dataset::open(&config, &sources(args, &config), !args.no_cache, console)?;
+            let (trainer, tuning) = begin(config, from, data, (&path, !args.no_cache), console)?;
+            (trainer, path, tuning)
         }
     };
     describe(&trainer, &path, console)?;
@@ -152,7 +178,32 @@ fn train(args: &Args, console: &Console) -> Result<()> {
     if trainer.step() > from && end != End::Stopped {
         sample(&trainer, &path)?;
     }
-    finish(&trainer, &path, end, tokens / start.elapsed().as_secs_f64().max(1e-9), console)
+    let rate = tokens / start.elapsed().as_secs_f64().max(1e-9);
+    finish(&trainer, &path, (end, rate), tuning.as_ref(), console)
+}
+
+/// Begins a run, from fresh or from trained weights.
+fn begin(
+    config: RunConfig,
+    from: Option<Trained>,
+    data: Dataset,
+    (path, cached): (&Path, bool),
+    console: &Console,
+) -> Result<(Trainer, Option<Tuning>)> {
+    let fault = |e| from_models(e, path);
+    let Some(mut from) = from else {
+        return Ok((Trainer::create(config, data, path).map_err(fault)?, None));
+    };
+    if config.model != from.config {
+        let why = format!("{}: the sizes and the encoding of trained weights stay", from.name);
+        return Err(Error::input(why));
+    }
+    let fresh = config.model.build(0).map_err(fault)?;
+    let model = config.with_adapter(std::mem::replace(&mut from.model, fresh));
+    let model = model.map_err(|e| Error::input(e.to_string()))?;
+    let trainer = Trainer::with_model(config, model, data, path).map_err(fault)?;
+    let tuning = Tuning::begin(&trainer, &from, path, cached, console)?;
+    Ok((trainer, Some(tuning)))
 }
 
 /// The run to go on with, if that is what is asked for and it is there.
@@ -228,21 +279,6 @@ fn sources(args: &Args, config: &RunConfig) -> Vec<PathBuf> {
     if args.data.is_empty() { sources_of(&config.source) } else { args.data.clone() }
 }
 
-fn dataset(config: &RunConfig, sources: &[PathBuf], console: &Console) -> Result<Dataset> {
-    let loaded = data::load(sources)?;
-    loaded.report(console)?;
-    let source = loaded.source.clone();
-    let scores = scores(loaded);
-    let encoding = config.model.encoding().map_err(|e| Error::input(e.to_string()))?;
-    let (conditions, transpose) = (config.model.conditions, config.train.transpose);
-    let data = Dataset::new(&scores, &*encoding, conditions, transpose)
-        .map_err(|e| Error::input(format!("{source}: {e}")))?;
-    for (reason, count) in &data.lost {
-        console.warn(format!("{}: {count} lost: {reason}", config.model.encoding));
-    }
-    Ok(data)
-}
-
 /// Takes loaded pieces apart by their parts.
 pub fn scores(data: data::Data) -> Scores {
     let mut scores = Scores::default();
@@ -259,9 +295,6 @@ pub fn scores(data: data::Data) -> Scores {
 
 fn describe(trainer: &Trainer, path: &Path, console: &Console) -> Result<()> {
     let (c, data) = (trainer.config(), trainer.data());
-    let tokens = |pieces: &[etude_models::data::Piece]| -> usize {
-        pieces.iter().map(|p| p.tokens.len()).sum()
-    };
     console.say(format!(
         "model      {}/{}: {} weights, encoding {}",
         c.model.id,
@@ -271,8 +304,8 @@ fn describe(trainer: &Trainer, path: &Path, console: &Console) -> Result<()> {
     ))?;
     console.say(format!(
         "tokens     {} to learn from, {} to validate with",
-        tokens(&data.train),
-        tokens(&data.valid)
+        data.train.token_count(),
+        data.valid.token_count()
     ))?;
     let b = trainer.baselines();
     console.say(format!(
@@ -334,7 +367,13 @@ fn sample(trainer: &Trainer, path: &Path) -> Result<()> {
     output::write(&place.with_extension("png"), &pianoroll::draw(&piece.score, &title).png())
 }
 
-fn finish(trainer: &Trainer, path: &Path, end: End, rate: f64, console: &Console) -> Result<()> {
+fn finish(
+    trainer: &Trainer,
+    path: &Path,
+    (end, rate): (End, f64),
+    tuning: Option<&Tuning>,
+    console: &Console,
+) -> Result<()> {
     let (best, best_step) = trainer.best();
     let b = trainer.baselines();
     let finite = |x: f64| if x.is_finite() { json!(x) } else { Value::Null };
@@ -360,10 +399,16 @@ fn finish(trainer: &Trainer, path: &Path, end: End, rate: f64, console: &Console
             trainer.train_loss()
         ))?;
     }
+    let tuned = match tuning {
+        Some(tuning) if end != End::Stopped => tuning.end(trainer, path, console)?,
+        _ => Value::Null,
+    };
     console.report(&json!({
+        "fine_tuning": tuned,
         "run": show_path(path), "steps": trainer.step(), "seconds": trainer.seconds(),
         "tokens_per_second": rate, "train_nll": finite(trainer.train_loss()),
         "valid_nll": finite(best), "best_step": best_step, "end": how,
+        "peak_memory_mb": memory_mb("VmHWM"),
         "baselines": { "marginal": finite(b.marginal), "markov": finite(b.markov) },
     }))?;
     match end {

@@ -4,15 +4,19 @@
 //! those of training. A single row streams its weights ([`etude_kernels::step`]), and may keep them
 //! as bf16 or int8: memory is what limits it. Several rows use the matrix products of training.
 
+mod cache;
 mod rows;
 
+use etude_kernels::activation::{Activation, activation_forward};
 use etude_kernels::elementwise::{Unary, unary_forward};
 use etude_kernels::embedding::NO_ID;
 use etude_kernels::gemm::MatRef;
+use etude_kernels::norm::layer_norm_forward;
 use etude_kernels::step::{StepInput, StepStack, StepWeights};
-use etude_kernels::stream::Precision;
+use etude_kernels::stream::{FAR, Precision};
 use rows::{Layer, Weight};
 
+pub use cache::KeyValueCache;
 pub use etude_kernels::step::Cell;
 
 use crate::error::{Error, Result};
@@ -367,6 +371,32 @@ impl LinearStep {
         self.w.apply(x, Some(&self.bias), &mut self.y, false);
         Ok(&self.y)
     }
+}
+
+/// Tells layers that are applied one after another, each once a token, that their weights come from
+/// memory, if together they are more than caches hold: then they are asked for long before they are
+/// wanted.
+pub fn fetch_ahead<'a>(layers: impl IntoIterator<Item = &'a mut LinearStep>) {
+    let mut streams: Vec<_> = layers.into_iter().filter_map(|l| l.w.stream()).collect();
+    if streams.iter().map(|w| w.bytes()).sum::<usize>() > FAR {
+        streams.iter_mut().for_each(|w| w.fetch_ahead());
+    }
+}
+
+/// Normalises one row: `y = (x - mean) / sqrt(var + eps) * weight + bias`.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn layer_norm_row(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, y: &mut [f32]) {
+    layer_norm_forward(x, weight, bias, y, &mut [0.0], &mut [0.0], eps);
+}
+
+/// Computes `y = f(x)` for each number.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn activation_row(f: Activation, x: &[f32], y: &mut [f32]) {
+    activation_forward(f, x, y);
 }
 
 /// Computes `y = exp(x)` for each number, with the same bits on every instruction set.

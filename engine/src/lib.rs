@@ -41,9 +41,12 @@ pub use etude_kernels::isa;
 pub use etude_kernels::stream::Precision;
 pub use etude_kernels::threads::{Pool, threads};
 pub use file::{Dtype, Entry, MAX_HEADER, WeightFile, named_parameters, write_weights};
-pub use infer::{Cell, LayerWeights, LinearStep, RecurrentStep, exp};
+pub use infer::{
+    Cell, KeyValueCache, LayerWeights, LinearStep, RecurrentStep, activation_row, exp, fetch_ahead,
+    layer_norm_row,
+};
 pub use layout::{Layout, MAX_RANK};
-pub use op::attention::{Attention, Mask, attention, attention_plain};
+pub use op::attention::{Attention, Mask, attention, attention_plain, self_attention};
 pub use op::batch_norm::BatchStatistics;
 pub use op::conv::Conv;
 pub use op::index::{Ids, NO_ID};

@@ -1,5 +1,6 @@
 //! Step-by-step inference: the numbers of training, and not one allocation.
 
+use etude_engine::{Attention, KeyValueCache, Mask, attention};
 use etude_engine::{
     Cell, Ids, Input, LayerWeights, LinearStep, NO_ID, Nonlinearity, Precision, RecurrentStep,
     Result, Rng, Tensor, gru_layer, init, lstm_layer, no_grad, rnn_layer,
@@ -243,5 +244,56 @@ fn what_does_not_fit_is_refused() -> Result<()> {
         RecurrentStep::for_dense(Cell::Lstm, &packed(&layers), None, 1, Precision::F32).is_err()
     );
     assert!(LinearStep::new(&layers[0][2], None, 1, Precision::F32).is_err());
+    Ok(())
+}
+
+/// What a cache of this precision finds, token by token, beside attention over all of them.
+#[test]
+fn a_cache_finds_what_attention_finds() -> Result<()> {
+    let (heads, steps, d) = (3, 29, 10);
+    let mut rng = Rng::new(2);
+    let mut random = |rows: usize| init::uniform(&mut rng, &[1, heads, rows, d], -1.0, 1.0);
+    let (q, k, v, er) = (random(steps)?, random(steps)?, random(steps)?, random(12)?);
+    let er = er.reshape(&[heads, 12, d])?;
+    let row = |x: &Tensor, t: usize| Ok::<_, etude_engine::Error>(x.select(2, t)?.to_vec());
+    let window = Mask::Window { width: 12 };
+    let strided = Mask::Strided { block: 5, stride: 3 };
+    for (mask, er) in [(Mask::Causal, None), (window, Some(&er)), (strided, None)] {
+        let how = Attention::new(mask);
+        let all = attention(&q, &k, &v, er, &how, &mut Rng::new(0))?;
+        for precision in [Precision::F32, Precision::Bf16] {
+            let mut cache = KeyValueCache::new(heads, d, 40, precision)?;
+            let embeddings = er.map_or_else(Vec::new, Tensor::to_vec);
+            let mut o = vec![0.0; heads * d];
+            for t in 0..steps {
+                cache.push(&row(&k, t)?, &row(&v, t)?)?;
+                cache.attend(&row(&q, t)?, &embeddings, mask, &mut o)?;
+                // f32: some hundred roundings of numbers up to 1. bf16 rounds keys and values by
+                // 2^-9: a score is off by at most 10 / sqrt(10) of that, a value by one more.
+                let allowed = if precision == Precision::F32 { 1e-5 } else { 6.0 / 512.0 };
+                let wanted = row(&all, t)?;
+                let off = o.iter().zip(&wanted).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                assert!(off < allowed, "{mask:?} {precision:?} token {t}: {off}");
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_cache_that_forgets_is_one_that_never_knew() -> Result<()> {
+    let row = |t: usize| -> Vec<f32> { (0..6).map(|i| ((t * 7 + i) % 5) as f32 - 2.0).collect() };
+    let mut cache = KeyValueCache::new(2, 3, 4, Precision::F32)?;
+    let mut later = KeyValueCache::new(2, 3, 9, Precision::F32)?;
+    (0..4).try_for_each(|t| cache.push(&row(t), &row(t + 1)))?;
+    assert!(cache.push(&row(4), &row(5)).is_err() && cache.push(&[0.0], &[0.0]).is_err());
+    cache.forget(2);
+    cache.push(&row(4), &row(5))?;
+    (2..5).try_for_each(|t| later.push(&row(t), &row(t + 1)))?;
+    let (mut a, mut b) = (vec![0.0; 6], vec![0.0; 6]);
+    cache.attend(&row(9), &[], Mask::Causal, &mut a)?;
+    later.attend(&row(9), &[], Mask::Causal, &mut b)?;
+    assert_eq!(a, b);
+    assert!(cache.attend(&row(9), &[0.0; 12], Mask::Causal, &mut a).is_err());
     Ok(())
 }

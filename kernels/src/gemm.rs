@@ -15,6 +15,8 @@ mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod direct;
 mod drive;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod few;
 mod finish;
 #[cfg(target_arch = "aarch64")]
 mod neon;

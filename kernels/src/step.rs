@@ -270,16 +270,7 @@ impl Layer {
         assert!(w.b_ih.len() == gates * hidden && w.b_hh.len() == gates * hidden);
         let matrices = [w.w_ih, w.w_hh];
         let stream = StreamedB::joined(&matrices[usize::from(ids)..], gates, precision);
-        let mut table = Vec::new();
-        if ids {
-            let mut row = vec![0.0; gates * hidden];
-            for l in 0..inputs {
-                for (j, x) in row.iter_mut().enumerate() {
-                    *x = w.w_ih.data[l * w.w_ih.row_stride + j * w.w_ih.col_stride];
-                }
-                table.extend(spread(&stream, &row));
-            }
-        }
+        let table = if ids { stream.table(&w.w_ih) } else { Vec::new() };
         let is_gru = cell == Cell::Gru;
         let bias: Vec<f32> = match is_gru {
             true => w.b_ih.to_vec(),

@@ -13,14 +13,14 @@
 //!   so their bits are the same on every tier
 //!   ([`reference::stream`](crate::reference::stream) is the definition).
 
-use crate::cpu::dot_int8::{ROUND, dot_int8, quantise};
+use crate::cpu::dot_int8::{dot_int8, quantise};
 use crate::cpu::lanes::{Block, LANES};
 use crate::cpu::shared::{Shared, with_scratch};
 use crate::cpu::stream_lines::add_lines;
+use crate::cpu::stream_pack::{Lines, pack_columns};
 use crate::gemm::MatRef;
 use crate::pages::Pages;
 use crate::threads::parallel_for;
-use half::bf16;
 use std::ops::Range;
 
 /// How the weights of a stream are stored.
@@ -40,9 +40,7 @@ pub enum Precision {
 const PANEL: usize = 4;
 /// Bytes of weights that are read again and again from which on some of their lines come from
 /// memory, at a distance that the hardware does not look ahead.
-pub(crate) const FAR: usize = 16 << 20;
-/// Lines that are packed together.
-const FEW: usize = 64;
+pub const FAR: usize = 16 << 20;
 /// Bytes of weight that are worth a task of their own.
 const TASK: usize = 256 << 10;
 
@@ -159,47 +157,29 @@ impl StreamedB {
     }
 
     fn pack(&mut self, part: usize, b: &MatRef) {
-        let (rows, precision) = (self.precision.rows(), self.precision);
         for panel in 0..self.panels() {
             let (of, range) = (self.blocks_of(panel), self.lines_of(panel, part));
-            for (at, block) in of.clone().enumerate() {
-                let columns: [_; LANES] = std::array::from_fn(|lane| {
-                    self.column(block, lane).map(|j| Column { b, start: j * b.col_stride })
-                });
-                let scale = |c: &Option<Column>| c.as_ref().map_or(0.0, |c| c.largest() / 127.0);
-                let scales = columns.each_ref().map(scale);
-                let mut sums = [0; LANES];
-                let mut lines = self.lines[range.clone()].chunks_exact_mut(of.len());
-                // Some lines at a time: a column writes a few bytes to each, and they stay in cache.
-                for first in (0..b.rows).step_by(FEW * rows) {
-                    let some: [_; FEW] = std::array::from_fn(|_| lines.next());
-                    let mut some = some.map(|row| row.map(|row| &mut row[at]));
-                    for (lane, column) in columns.iter().enumerate() {
-                        let Some(column) = column else { continue };
-                        for (line, l) in some.iter_mut().flatten().zip((first..).step_by(rows)) {
-                            line[lane] = match precision {
-                                Precision::F32 => column.value(l),
-                                Precision::Bf16 => {
-                                    let [low, high] = column.next(l).map(bf16::from_f32);
-                                    let bits = |x: bf16| u32::from(x.to_bits());
-                                    f32::from_bits(bits(low) | bits(high) << 16)
-                                }
-                                Precision::Int8 => {
-                                    let bytes = column.next(l).map(|x: f32| whole(x, scales[lane]));
-                                    let [a, b, c, d] = bytes.map(i32::from);
-                                    sums[lane] += a + b + c + d;
-                                    f32::from_ne_bytes(bytes.map(|x| x as u8))
-                                }
-                            };
-                        }
-                    }
-                }
-                if precision == Precision::Int8 {
+            for (first, block) in of.clone().enumerate() {
+                let columns = self.columns(block);
+                let to = Lines { lines: &mut self.lines[range.clone()], first, step: of.len() };
+                let (scales, sums) = pack_columns(b, columns, self.precision, to);
+                if self.precision == Precision::Int8 {
                     self.scales.push(scales);
                     self.offsets.push(sums.map(|sum| -128 * sum));
                 }
             }
         }
+    }
+
+    /// Brings rows of floats into the order of the blocks: `[rows][blocks]`.
+    pub(crate) fn table(&self, b: &MatRef) -> Vec<Block> {
+        let blocks = self.blocks();
+        let mut lines = vec![[0.0; LANES]; b.rows * blocks];
+        for first in 0..blocks {
+            let to = Lines { lines: &mut lines, first, step: blocks };
+            pack_columns(b, self.columns(first), Precision::F32, to);
+        }
+        lines
     }
 
     /// Rows of the matrix; of several, those of the first.
@@ -244,6 +224,13 @@ impl StreamedB {
         (unit < units).then_some(block % self.gates * units + unit)
     }
 
+    /// The columns that a block holds: sixteen, or those that are left of its gate.
+    fn columns(&self, block: usize) -> Range<usize> {
+        let (units, unit) = (self.n / self.gates, block / self.gates * LANES);
+        let start = block % self.gates * units;
+        start + unit..start + (unit + LANES).min(units)
+    }
+
     /// The lines of one matrix in a panel.
     #[inline]
     fn lines_of(&self, panel: usize, part: usize) -> Range<usize> {
@@ -253,7 +240,7 @@ impl StreamedB {
     }
 
     /// Asks for lines long before they are wanted: what suits weights beyond the third-level cache.
-    pub(crate) fn fetch_ahead(&mut self) {
+    pub fn fetch_ahead(&mut self) {
         self.far = true;
     }
 
@@ -276,39 +263,6 @@ impl StreamedB {
             }
         }
     }
-}
-
-/// A column of a matrix that is packed.
-struct Column<'a> {
-    b: &'a MatRef<'a>,
-    start: usize,
-}
-
-impl Column<'_> {
-    #[inline]
-    fn value(&self, l: usize) -> f32 {
-        self.b.data[self.start + l * self.b.row_stride]
-    }
-
-    /// Some numbers from row `l` on, 0 where there is no row.
-    #[inline]
-    fn next<const R: usize>(&self, l: usize) -> [f32; R] {
-        std::array::from_fn(|i| if l + i < self.b.rows { self.value(l + i) } else { 0.0 })
-    }
-
-    /// The largest number without its sign; NaN if there is one.
-    fn largest(&self) -> f32 {
-        // Numbers without sign are in the order of their bits.
-        let bits = |l| self.value(l).to_bits() & 0x7fff_ffff;
-        f32::from_bits((0..self.b.rows).map(bits).fold(0, u32::max))
-    }
-}
-
-/// A number in units of `scale`; nothing is 0 in units of nothing.
-#[inline]
-fn whole(x: f32, scale: f32) -> i8 {
-    // As weight files are written, so that what was read from one is packed without loss.
-    if scale > 0.0 { (x / scale + ROUND).to_bits() as i8 } else { 0 }
 }
 
 /// A row as a product reads it.

@@ -251,6 +251,46 @@ fn a_row_has_the_same_bits_in_any_batch() {
 }
 
 #[test]
+fn few_rows_have_the_bits_of_the_packed_product_at_every_edge() {
+    // Around blocks of 4 and 8 rows, lines of 16, groups of 8 columns and of four groups; the last one
+    // is longer than what is multiplied at once, and its columns lie 4 KiB apart.
+    let depths = [1, 3, 4, 15, 16, 17, 31, 33, 64, 5120];
+    let widths = [1, 2, 7, 8, 9, 16, 31, 32, 33, 47, 127, 128, 131, 145];
+    on_every_tier(|tier| {
+        for (k, n) in depths.into_iter().flat_map(|k| widths.map(|n| (k, n))) {
+            if k > 64 && n > 33 {
+                continue;
+            }
+            let (a, b) = (uniform(k as u64, 6 * k), uniform(n as u64, k * n));
+            let (bias, start) = (uniform(3, n), uniform(4, 6 * n));
+            let packed = PackedB::new(MatRef::new(&b, k, n));
+            for (m, lb) in (1..=6).flat_map(|m| LAYOUTS.map(|lb| (m, lb))) {
+                let stored = Stored::new(&b, k, n, lb);
+                // The rows of A as they lie, and the columns of what lies.
+                for a in [MatRef::new(&a[..m * k], m, k), MatRef::new(&a[..m * k], k, m).t()] {
+                    for accumulate in [false, true] {
+                        let epilogue = Epilogue {
+                            accumulate,
+                            bias: accumulate.then_some(&bias),
+                            activation: accumulate.then_some(Activation::Relu),
+                            residual: None,
+                        };
+                        let [got, want] = [Operand::Plain(stored.view()), Operand::Packed(&packed)]
+                            .map(|b| {
+                                let mut c = start[..m * n].to_vec();
+                                let mut to = MatMut::new(&mut c, m, n);
+                                gemm_fused_forward(a, b, epilogue, &mut to);
+                                c.into_iter().map(f32::to_bits).collect::<Vec<u32>>()
+                            });
+                        assert_eq!(got, want, "{} {m}x{k}x{n} {lb:?} {accumulate}", tier.name());
+                    }
+                }
+            }
+        }
+    });
+}
+
+#[test]
 fn a_column_has_the_same_bits_in_any_width() {
     let (m, n, k) = (20, 260, 410);
     let (a, b) = (uniform(3, m * k), uniform(4, k * n));

@@ -3,6 +3,7 @@
 mod support;
 
 use etude_kernels::gemm::{MatMut, MatRef, PackedB, gemm_packed_forward};
+use etude_kernels::isa::{self, Isa};
 use etude_kernels::reference::stream::stream_int8_forward;
 use etude_kernels::stream::{Precision, StreamedB, stream_forward};
 use half::bf16;
@@ -117,6 +118,37 @@ fn int8_weights_give_the_bits_of_the_definition_on_every_tier() {
             stream_forward(&x, &packed, None, &mut y, true);
             assert_same(&format!("{k}x{n} on {}", isa.name()), &want, &y);
         });
+    }
+}
+
+#[test]
+fn weights_are_packed_alike_on_every_tier_and_however_they_lie() {
+    for (k, n) in [(1, 1), (3, 17), (130, 40), (257, 65)] {
+        let (x, mut w) = (uniform(20, k), uniform(21, k * n));
+        // Ties between two bf16, a denormal, and what is not finite, each in a column of its own.
+        let odd = [0x3f80_8000, 0x3f81_8000, 0x0000_8001, 0x7fc0_0000, 0xff80_0000];
+        w.iter_mut().zip(odd).for_each(|(w, bits)| *w = f32::from_bits(bits));
+        let columns: Vec<f32> = (0..k * n).map(|i| w[i % k * n + i / k]).collect();
+        let spread: Vec<f32> = w.iter().flat_map(|w| [*w, 0.5]).collect();
+        let views = [
+            MatRef::new(&w, k, n),
+            MatRef::new(&columns, n, k).t(),
+            MatRef::strided(&spread, k, n, 2 * n, 2),
+        ];
+        for precision in PRECISIONS {
+            let mut first: Option<Vec<f32>> = None;
+            on_every_tier(|isa| {
+                let packed = views.map(|w| StreamedB::new(w, precision));
+                // All by the same code: what differs is how they were packed.
+                isa::force(Isa::Scalar);
+                for packed in packed {
+                    let mut y = vec![0.0; n];
+                    stream_forward(&x, &packed, None, &mut y, false);
+                    let want = first.get_or_insert_with(|| y.clone());
+                    assert_same(&format!("{k}x{n} {precision:?} on {}", isa.name()), want, &y);
+                }
+            });
+        }
     }
 }
 

@@ -202,6 +202,33 @@ impl AttentionStep {
         self.oldest = 0;
     }
 
+    /// All that the next step reads of the steps before it.
+    pub fn state(&self) -> Vec<f32> {
+        // An index far below 2^24, so exact.
+        let oldest = [self.oldest as f32];
+        let parts = [self.lstm.h(0), self.lstm.c(0), &self.d, &self.memory, &self.keys, &oldest];
+        parts.concat()
+    }
+
+    /// Goes back to a [`AttentionStep::state`] at the beginning of `state`; returns what follows it.
+    ///
+    /// # Errors
+    /// If it is shorter.
+    pub fn set_state<'a>(&mut self, state: &'a [f32]) -> Result<&'a [f32]> {
+        let (h, memory) = (self.d.len(), self.memory.len());
+        let all = 3 * h + 2 * memory + 1;
+        let (own, rest) = state.split_at_checked(all).ok_or_else(|| {
+            let why = format!("a state of {} numbers; at least {all} are wanted", state.len());
+            crate::Error::Data { why }
+        })?;
+        self.lstm.set_state(0, &own[..h], &own[h..2 * h])?;
+        self.d.copy_from_slice(&own[2 * h..3 * h]);
+        self.memory.copy_from_slice(&own[3 * h..][..memory]);
+        self.keys.copy_from_slice(&own[3 * h + memory..][..memory]);
+        self.oldest = own[all - 1] as usize % self.shares.len().max(1);
+        Ok(rest)
+    }
+
     /// Reads the input rows of a step and returns the layer's output `[hidden]`.
     ///
     /// # Errors

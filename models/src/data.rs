@@ -3,10 +3,15 @@
 //! Which windows make up a batch is a function of the seed and the step alone: a resumed run sees
 //! the same batches as an uninterrupted one.
 
+pub use crate::augment::Augment;
+pub use crate::pieces::Pieces;
+#[cfg(feature = "train")]
+pub use crate::pieces::Stored;
 use crate::{Error, Result, frames};
 use etude_engine::Rng;
 use etude_tokenizer::step_input::{self, StepInput};
 use etude_tokenizer::{Encoding, FeatureInput, Meter, PianoRoll, Score};
+use std::ops::Range;
 
 /// Keys of a piano roll.
 pub const KEYS: usize = PianoRoll::KEYS;
@@ -99,14 +104,14 @@ pub fn meter_of(score: &Score) -> Meter {
 }
 
 /// Pieces ready for a model.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub struct Dataset {
-    /// For learning, with their transpositions.
-    pub train: Vec<Piece>,
+    /// For learning.
+    pub train: Pieces,
     /// For choosing when to stop.
-    pub valid: Vec<Piece>,
+    pub valid: Pieces,
     /// For the figures that are told.
-    pub test: Vec<Piece>,
+    pub test: Pieces,
     /// What the encoding could not hold, counted by reason, over the pieces as they are.
     pub lost: Vec<(String, usize)>,
 }
@@ -114,7 +119,7 @@ pub struct Dataset {
 impl Dataset {
     /// Encodes scores.
     ///
-    /// `transpose` adds, for training only, every piece shifted by -n to n semitones.
+    /// `transpose` lets training see every piece shifted by -n to n semitones as well.
     ///
     /// # Errors
     /// If no training piece is left.
@@ -124,35 +129,41 @@ impl Dataset {
         conditions: Conditions,
         transpose: usize,
     ) -> Result<Dataset> {
-        let mut data = Dataset::default();
-        let shifts = -(transpose as i32)..=transpose as i32;
-        for (name, score) in &scores.train {
-            for shift in shifts.clone() {
-                let shifted = (shift != 0).then(|| etude_tokenizer::transpose(score, shift));
-                let score = match &shifted {
-                    None => score,
-                    Some(Some(shifted)) => shifted,
-                    Some(None) => continue,
-                };
-                let lost = (shift == 0).then_some(&mut data.lost);
-                data.train.extend(piece(name, score, encoding, conditions, lost));
-            }
-        }
-        for (name, score) in &scores.valid {
-            data.valid.extend(piece(name, score, encoding, conditions, Some(&mut data.lost)));
-        }
-        for (name, score) in &scores.test {
-            data.test.extend(piece(name, score, encoding, conditions, Some(&mut data.lost)));
-        }
-        if data.train.is_empty() {
+        let mut lost = Vec::new();
+        let mut part = |scores: &[(String, Score)]| -> Vec<Piece> {
+            let pieces = scores.iter();
+            let pieces = pieces.filter_map(|(name, score)| {
+                piece(name, score, encoding, conditions, Some(&mut lost))
+            });
+            pieces.collect()
+        };
+        let [train, valid, test] = [&scores.train, &scores.valid, &scores.test].map(|s| part(s));
+        let count = scores.train.len();
+        let (train, valid, test) = (train.into(), valid.into(), test.into());
+        Dataset { train, valid, test, lost }.changed(encoding, count, Augment::by(transpose))
+    }
+
+    /// The same data, the training part changed from window to window.
+    ///
+    /// `count` is how many training pieces there were before encoding.
+    ///
+    /// # Errors
+    /// If no training piece is left.
+    pub fn changed(
+        mut self,
+        encoding: &dyn Encoding,
+        count: usize,
+        augment: Augment,
+    ) -> Result<Dataset> {
+        if self.train.is_empty() {
             let why = format!(
-                "none of the {} training pieces holds music that the encoding {} can write",
-                scores.train.len(),
+                "none of the {count} training pieces holds music that the encoding {} can write",
                 encoding.name()
             );
             return Err(Error::Data { why });
         }
-        Ok(data)
+        self.train = self.train.changed(encoding, augment);
+        Ok(self)
     }
 }
 
@@ -243,32 +254,57 @@ impl Batch {
     }
 
     /// The batch of a training step: row `b` of step `s` is window number `s * batch + b` of an
-    /// endless walk over the pieces, each epoch in an order of its own.
+    /// endless walk over the pieces and their shifts, each epoch in an order of its own.
     ///
     /// A piece longer than the window is entered at its start half of the time, else anywhere.
-    pub fn of_step(pieces: &[Piece], seed: u64, step: u64, batch: usize, window: usize) -> Batch {
-        let n = pieces.len() as u64;
-        let mut order = (u64::MAX, Vec::new());
-        let windows: Vec<_> = (0..batch as u64)
-            .map(|b| {
-                let number = step * batch as u64 + b;
-                let (epoch, at) = (number / n, (number % n) as usize);
-                if order.0 != epoch {
-                    order = (epoch, permutation(pieces.len(), seed, epoch));
-                }
-                let piece = &pieces[order.1[at] as usize];
-                let over = piece.tokens.len().saturating_sub(window);
-                let mut rng = Rng { seed, stream: WINDOW_STREAM, position: 4 * number };
-                let (enter, place) = (rng.unit(), rng.unit());
-                let from = if over == 0 || enter < 0.5 {
-                    0
-                } else {
-                    ((f64::from(place) * (over + 1) as f64) as usize).min(over)
-                };
-                (piece, from)
-            })
-            .collect();
-        Batch::new(&windows, window)
+    ///
+    /// # Errors
+    /// If a piece cannot be read.
+    pub fn of_step(
+        pieces: &Pieces,
+        seed: u64,
+        step: u64,
+        batch: usize,
+        window: usize,
+    ) -> Result<Batch> {
+        let n = pieces.variants() as u64;
+        let windows = (0..batch as u64).map(|b| {
+            let number = step * batch as u64 + b;
+            let (epoch, at) = (number / n, (number % n) as usize);
+            let piece = pieces.variant(pieces.at(seed, epoch, at), seed, number)?;
+            let over = piece.tokens.len().saturating_sub(window);
+            let mut rng = Rng { seed, stream: WINDOW_STREAM, position: 4 * number };
+            let (enter, place) = (rng.unit(), rng.unit());
+            let from = if over == 0 || enter < 0.5 {
+                0
+            } else {
+                ((f64::from(place) * (over + 1) as f64) as usize).min(over)
+            };
+            Ok((piece, from))
+        });
+        let windows = windows.collect::<Result<Vec<_>>>()?;
+        let windows: Vec<_> = windows.iter().map(|(piece, from)| (&**piece, *from)).collect();
+        Ok(Batch::new(&windows, window))
+    }
+
+    /// The windows in `count` parts, as even as can be; fewer where there are fewer windows.
+    pub fn parts(&self, count: usize) -> Vec<Batch> {
+        let count = count.clamp(1, self.batch.max(1));
+        let cut = |part: usize| self.batch * part / count;
+        let part = |from: usize, to: usize| {
+            let of = |width: usize| (self.batch * width, from * width..to * width);
+            Batch {
+                rows: columns(&self.rows, of(self.active)),
+                targets: columns(&self.targets, of(1)),
+                keys: columns(&self.keys, of(1)),
+                batch: to - from,
+                ..*self
+            }
+        };
+        if count == 1 {
+            return vec![self.clone()];
+        }
+        (0..count).map(|at| part(cut(at), cut(at + 1))).collect()
     }
 
     /// Targets that count.
@@ -277,16 +313,13 @@ impl Batch {
     }
 }
 
-/// Random streams: numbers of one purpose never meet those of another.
-const ORDER_STREAM: u32 = 1;
-const WINDOW_STREAM: u32 = 2;
-
-/// Shuffles `0..n` with numbers that depend on the seed and the epoch alone.
-fn permutation(n: usize, seed: u64, epoch: u64) -> Vec<u32> {
-    let mut order: Vec<u32> = (0..n as u32).collect();
-    Rng { seed, stream: ORDER_STREAM, position: epoch << 34 }.shuffle(&mut order);
-    order
+/// A part of each row of a matrix `[_, width]`.
+fn columns<T: Copy>(x: &[T], (width, part): (usize, Range<usize>)) -> Vec<T> {
+    x.chunks_exact(width).flat_map(|row| &row[part.clone()]).copied().collect()
 }
+
+/// A random stream of its own: numbers of one purpose never meet those of another.
+const WINDOW_STREAM: u32 = 2;
 
 /// What a table of counts reaches, in nats for a token of the validation part.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -298,18 +331,22 @@ pub struct Baselines {
 }
 
 impl Baselines {
-    /// Counts the training pieces (keys, where keys are written at once), with half a count added everywhere, and scores `held` with them.
-    pub fn new(train: &[Piece], held: &[Piece], vocab: usize) -> Baselines {
-        if train.first().is_some_and(|p| p.input.is_keys()) {
+    /// Counts the tokens (or the keys, where those are written at once) of the training pieces as they
+    /// are, with half a count added everywhere, and scores `held` with them.
+    ///
+    /// # Errors
+    /// If a piece cannot be read.
+    pub fn new(train: &Pieces, held: &Pieces, vocab: usize) -> Result<Baselines> {
+        if !train.is_empty() && train.get(0)?.input.is_keys() {
             return frames::baselines(train, held);
         }
         let mut single = vec![0.5f64; vocab];
         // Row `vocab` is the start of a piece. Sparse: a large vocabulary meets few pairs.
         let mut pairs = std::collections::HashMap::<(u32, u32), f64>::new();
         let mut firsts = vec![0.0f64; vocab + 1];
-        for piece in train {
+        for piece in train.iter() {
             let mut last = vocab as u32;
-            for &token in &piece.tokens {
+            for &token in &piece?.tokens {
                 single[token as usize] += 1.0;
                 *pairs.entry((last, token)).or_default() += 1.0;
                 firsts[last as usize] += 1.0;
@@ -318,9 +355,9 @@ impl Baselines {
         }
         let total: f64 = single.iter().sum();
         let (mut marginal, mut markov, mut count) = (0.0, 0.0, 0.0);
-        for piece in held {
+        for piece in held.iter() {
             let mut last = vocab as u32;
-            for &token in &piece.tokens {
+            for &token in &piece?.tokens {
                 marginal -= (single[token as usize] / total).ln();
                 let seen = pairs.get(&(last, token)).copied().unwrap_or(0.0) + 0.5;
                 markov -= (seen / (firsts[last as usize] + 0.5 * vocab as f64)).ln();
@@ -328,6 +365,6 @@ impl Baselines {
                 last = token;
             }
         }
-        Baselines { marginal: marginal / count, markov: markov / count }
+        Ok(Baselines { marginal: marginal / count, markov: markov / count })
     }
 }

@@ -4,7 +4,7 @@
 //! one number of nats; dividing it by tokens, notes, sixteenth-note frames or seconds gives figures
 //! that compare models of one encoding (tokens) or of any encoding (notes, seconds).
 
-use crate::data::{Batch, NO_TARGET, Piece};
+use crate::data::{Batch, NO_TARGET, Piece, Pieces};
 use crate::{Model, Precision, Result, frames};
 
 /// Likelihood of a set of pieces, in nats.
@@ -64,32 +64,33 @@ impl Tally {
     }
 }
 
-fn some(pieces: &[Piece]) -> Result<()> {
-    match pieces {
-        [] => Err(crate::Error::Data { why: "no pieces to evaluate".into() }),
-        _ => Ok(()),
+fn some(pieces: &Pieces) -> Result<()> {
+    match pieces.is_empty() {
+        true => Err(crate::Error::Data { why: "no pieces to evaluate".into() }),
+        false => Ok(()),
     }
 }
 
 /// Scores pieces.
 ///
 /// # Errors
-/// If there are no pieces, or the model does not fit them.
-pub fn likelihood(model: &dyn Model, pieces: &[Piece]) -> Result<Likelihood> {
+/// If there are no pieces, one cannot be read, or the model does not fit them.
+pub fn likelihood(model: &dyn Model, pieces: &Pieces) -> Result<Likelihood> {
     some(pieces)?;
-    let mut order: Vec<&Piece> = pieces.iter().collect();
-    order.sort_by_key(|p| p.tokens.len());
+    let mut order: Vec<usize> = (0..pieces.len()).collect();
+    order.sort_by_key(|p| pieces.tokens(*p));
     let mut tally = Tally::default();
     // A batch holds at most as many steps as 32 pieces of 1024, so memory does not grow with length.
     let mut rest = order.as_slice();
     while !rest.is_empty() {
         let mut take = BATCH.min(rest.len());
-        while take > 1 && take * rest[take - 1].tokens.len().min(MAX_STEPS) > BATCH * 1024 {
+        while take > 1 && take * pieces.tokens(rest[take - 1]).min(MAX_STEPS) > BATCH * 1024 {
             take -= 1;
         }
         let (now, later) = rest.split_at(take);
         rest = later;
-        let windows: Vec<_> = now.iter().map(|p| (*p, 0)).collect();
+        let now = now.iter().map(|p| pieces.get(*p)).collect::<Result<Vec<_>>>()?;
+        let windows: Vec<_> = now.iter().map(|p| (&**p, 0)).collect();
         let mut batch = Batch::new(&windows, MAX_STEPS);
         if now[0].input.is_keys() {
             // The tables of piano rolls begin at the second step.
@@ -112,12 +113,13 @@ pub fn likelihood(model: &dyn Model, pieces: &[Piece]) -> Result<Likelihood> {
 pub fn written_likelihood(
     model: &dyn Model,
     precision: Precision,
-    pieces: &[Piece],
+    pieces: &Pieces,
 ) -> Result<Likelihood> {
     some(pieces)?;
     let mut generator = model.generator(precision)?;
     let mut tally = Tally::default();
-    for piece in pieces {
+    for piece in pieces.iter() {
+        let piece = &*piece?;
         generator.reset();
         if piece.input.is_keys() {
             let tokens = &piece.tokens[..piece.tokens.len().min(MAX_STEPS)];

@@ -6,7 +6,7 @@
 //! The first step of a piece is learned, so that a piece can be written from nothing, but does not
 //! count in a likelihood: the published tables score the steps from the second on.
 
-use crate::data::{Baselines, Batch, KEYS, NO_TARGET, Piece};
+use crate::data::{Baselines, Batch, KEYS, NO_TARGET, Piece, Pieces};
 use crate::sampling::Sampling;
 use crate::{Generator, Result};
 use etude_engine::{NO_ID, Rng};
@@ -79,7 +79,7 @@ pub(crate) fn counted(tokens: &[u32]) -> usize {
 
 /// What counting keys reaches, in nats for a step: each key by how often it sounds, and by how
 /// often it sounds after itself. Half a count is added to each side.
-pub(crate) fn baselines(train: &[Piece], held: &[Piece]) -> Baselines {
+pub(crate) fn baselines(train: &Pieces, held: &Pieces) -> Result<Baselines> {
     let transitions = |piece: &Piece| {
         let frames = PianoRollTokens::frames(&piece.tokens);
         frames.windows(2).map(|pair| (pair[0], pair[1])).collect::<Vec<_>>()
@@ -87,26 +87,30 @@ pub(crate) fn baselines(train: &[Piece], held: &[Piece]) -> Baselines {
     // For each key: how often it sounds, of how many steps; silent before, or sounding.
     let mut single = [[0.0f64; 2]; KEYS];
     let mut pairs = [[[0.0f64; 2]; 2]; KEYS];
-    for (before, now) in train.iter().flat_map(transitions) {
-        for key in 0..KEYS {
-            let (before, now) = ((before >> key & 1) as usize, (now >> key & 1) as usize);
-            single[key][now] += 1.0;
-            pairs[key][before][now] += 1.0;
+    for piece in train.iter() {
+        for (before, now) in transitions(&*piece?) {
+            for key in 0..KEYS {
+                let (before, now) = ((before >> key & 1) as usize, (now >> key & 1) as usize);
+                single[key][now] += 1.0;
+                pairs[key][before][now] += 1.0;
+            }
         }
     }
     let nats = |counts: &[f64; 2], now: usize| -> f64 {
         ((counts[0] + counts[1] + 1.0) / (counts[now] + 0.5)).ln()
     };
     let (mut marginal, mut markov, mut count) = (0.0, 0.0, 0.0);
-    for (before, now) in held.iter().flat_map(transitions) {
-        for key in 0..KEYS {
-            let (before, now) = ((before >> key & 1) as usize, (now >> key & 1) as usize);
-            marginal += nats(&single[key], now);
-            markov += nats(&pairs[key][before], now);
+    for piece in held.iter() {
+        for (before, now) in transitions(&*piece?) {
+            for key in 0..KEYS {
+                let (before, now) = ((before >> key & 1) as usize, (now >> key & 1) as usize);
+                marginal += nats(&single[key], now);
+                markov += nats(&pairs[key][before], now);
+            }
+            count += 1.0;
         }
-        count += 1.0;
     }
-    Baselines { marginal: marginal / count, markov: markov / count }
+    Ok(Baselines { marginal: marginal / count, markov: markov / count })
 }
 
 /// Scores a piece step by step, as it would be written: nats and hits of the steps that count.

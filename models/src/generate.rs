@@ -5,16 +5,20 @@
 //! ```
 //!
 //! One step reads every weight once (large networks keep them as int8) and allocates nothing. Which
-//! numbers are drawn depends on the seed alone, so the same seed writes the same piece.
+//! numbers are drawn depends on the seed alone, so the same seed writes the same piece. What may not
+//! come next by the encoding's grammar has probability 0. With a beam ([`crate::beam`]) several
+//! pieces grow and the likeliest is the result.
 
+pub use crate::beam::MAX_TOKENS;
+use crate::beam::{Desk, Draft};
 use crate::data::meter_of;
 use crate::frames::Drawing;
 use crate::registry::ModelConfig;
 use crate::sampling::{Sampler, Sampling};
 use crate::{Error, Generator, Model, Precision, Result};
 use etude_engine::Rng;
-use etude_tokenizer::step_input::{StepInput, steps_per_bar};
-use etude_tokenizer::{Encoding, Melody, Meter, PianoRollTokens, Score, Tempo, TokenTime};
+use etude_tokenizer::step_input::steps_per_bar;
+use etude_tokenizer::{Encoding, Meter, PianoRollTokens, Polyphony, Score, Tempo, TokenTime};
 
 /// How long a piece shall be, after its primer.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -51,10 +55,10 @@ pub struct Composition {
     pub primed: usize,
     /// The music.
     pub score: Score,
+    /// Notes of the primer that the encoding could not hold, counted by reason.
+    pub lost: Vec<(String, usize)>,
 }
 
-/// The longest piece that is written, in tokens.
-pub const MAX_TOKENS: usize = 1_000_000;
 /// The longest piece that can be asked for, in bars or seconds.
 pub const MAX_LENGTH: usize = 100_000;
 
@@ -112,111 +116,184 @@ impl Writer {
     /// # Errors
     /// If the request is out of range, or the primer holds nothing that the encoding can write.
     pub fn write(&mut self, request: &Request) -> Result<Composition> {
+        self.write_watched(request, None, &mut |_, _| true)
+    }
+
+    /// Writes a piece and shows each token as it is drawn, with the time at its end in bars or
+    /// seconds, as the length of the request counts. Where `hear` says `false` the piece ends.
+    ///
+    /// A `voice` is written into the piece from its beginning: the model adds the others around it,
+    /// and knows of its notes no more than what it has played (Magenta's `inject_primer`). In a
+    /// search for a likely piece only the tokens of the result are shown, at its end.
+    ///
+    /// # Errors
+    /// If the request is out of range, the primer holds nothing that the encoding can write, or the
+    /// encoding cannot hold other voices around one.
+    pub fn write_watched(
+        &mut self,
+        request: &Request,
+        voice: Option<&Score>,
+        hear: &mut dyn FnMut(u32, f64) -> bool,
+    ) -> Result<Composition> {
         request.sampling.check()?;
         check_length(request)?;
         let meter = request.primer.as_ref().map_or(request.meter, meter_of);
-        let mut tokens = match &request.primer {
-            None => Vec::new(),
-            Some(primer) => self.encoding.encode(primer)?.tokens,
-        };
-        if request.primer.is_some() && tokens.is_empty() {
-            let why =
-                format!("the primer holds no music for the encoding {}", self.encoding.name());
-            return Err(Error::Data { why });
-        }
         let clock = Clock::new(request, meter);
-        self.round_up(&mut tokens, &clock);
-        let primed = tokens.len();
-        let wanted = self.elapsed(&tokens, &clock) + clock.wanted;
+        let mut draft = Draft::new(self.encoding.grammar());
+        let lost = self.begin(request, &clock, &mut draft)?;
+        let primed = draft.tokens.len();
+        let voice = voice.map(|voice| self.steps_of(voice)).transpose()?.unwrap_or_default();
         let total_steps = primed + clock.steps(request.length);
         let input = self.config.conditions.input(self.encoding.vocab_size(), meter, total_steps);
-        tokens.reserve((primed + 64).min(MAX_TOKENS));
-        self.extend(&mut tokens, input, request, &clock, wanted)?;
-        let mut score = self.encoding.decode(&tokens)?;
+        if input.is_keys() {
+            self.extend_keys(&mut draft, request, &clock, hear)?;
+            let score = self.score_of(&draft.tokens, request, meter)?;
+            return Ok(Composition { tokens: draft.tokens, primed, score, lost });
+        }
+        let mut desk = Desk {
+            generator: &mut *self.generator,
+            sampler: Sampler::new(request.sampling.clone(), self.times.len()),
+            rng: Rng::stream(request.seed, SAMPLING_STREAM),
+            rows: vec![0; input.active()],
+            reader: input.reader(),
+            input,
+            clock: &clock,
+            times: &self.times,
+            onsets: &self.onsets,
+            wanted: 0.0,
+            voice,
+            allowed: vec![false; self.times.len()],
+        };
+        desk.prime(&mut draft)?;
+        desk.wanted = draft.now + clock.wanted - clock.rounding();
+        match &request.sampling {
+            Sampling { beam: 1, branch: 1, .. } => desk.extend(&mut draft, hear)?,
+            &Sampling { beam, branch, iteration, .. } => {
+                draft = desk.search(draft, (beam, branch, iteration))?;
+                let mut now = draft.tokens[..primed].iter().map(|t| desk.time(*t)).sum::<f64>();
+                for token in &draft.tokens[primed..] {
+                    now += desk.time(*token);
+                    if !hear(*token, now) {
+                        break;
+                    }
+                }
+            }
+        }
+        if let Some(end) = draft.grammar.end().filter(|end| draft.grammar.allows(*end)) {
+            draft.tokens.push(end);
+        }
+        let score = self.score_of(&draft.tokens, request, meter)?;
+        Ok(Composition { tokens: draft.tokens, primed, score, lost })
+    }
+
+    /// Goes on with a piece whose steps are written whole, and shows the tokens of each step.
+    fn extend_keys(
+        &mut self,
+        draft: &mut Draft,
+        request: &Request,
+        clock: &Clock,
+        hear: &mut dyn FnMut(u32, f64) -> bool,
+    ) -> Result<()> {
+        if (request.sampling.beam, request.sampling.branch) != (1, 1) {
+            let why = "a search goes token by token; this model writes all keys of a step at once";
+            return Err(Error::Config { key: "beam".into(), why: why.into() });
+        }
+        let mut rng = Rng::stream(request.seed, SAMPLING_STREAM);
+        self.generator.reset();
+        let mut drawing = Drawing::begin(&mut *self.generator, &draft.tokens)?;
+        let time = |token: u32| clock.time(self.times[token as usize]);
+        draft.now = draft.tokens.iter().map(|token| time(*token)).sum();
+        let wanted = draft.now + clock.wanted - clock.rounding();
+        while draft.now < wanted && draft.tokens.len() < MAX_TOKENS {
+            let keys = drawing.step(&mut *self.generator, &request.sampling, &mut rng)?;
+            let mut goes_on = true;
+            for token in PianoRollTokens::tokens_of(keys) {
+                draft.push(token);
+                draft.now += time(token);
+                goes_on = goes_on && hear(token, draft.now);
+            }
+            if !goes_on {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the primer into a draft: its tokens up to the end of a bar, without the token that ends
+    /// a piece. Returns what the encoding could not hold of it.
+    fn begin(
+        &self,
+        request: &Request,
+        clock: &Clock,
+        draft: &mut Draft,
+    ) -> Result<Vec<(String, usize)>> {
+        let Some(primer) = &request.primer else { return Ok(Vec::new()) };
+        let encoded = self.encoding.encode(primer)?;
+        let mut tokens = encoded.tokens;
+        if !tokens.iter().any(|token| self.onsets[*token as usize]) {
+            let notes = primer.note_count();
+            let why = format!(
+                "the primer holds no notes that the encoding {} can write (it has {notes} notes)",
+                self.encoding.name()
+            );
+            return Err(Error::Data { why });
+        }
+        let end = draft.grammar.end();
+        tokens.truncate(tokens.iter().position(|t| Some(*t) == end).unwrap_or(tokens.len()));
+        tokens.iter().for_each(|token| draft.grammar.push(*token));
+        // What follows begins on a bar, where time goes in steps.
+        let steps = |token: &u32| match self.times[*token as usize] {
+            TokenTime::Steps(n) => n as usize,
+            _ => 0,
+        };
+        let mut into_bar = tokens.iter().map(steps).sum::<usize>() % clock.steps_per_bar;
+        while let Some(rest) = draft.grammar.rest().filter(|_| into_bar > 0) {
+            into_bar += steps(&rest);
+            draft.grammar.push(rest);
+            tokens.push(rest);
+            if into_bar >= clock.steps_per_bar {
+                break;
+            }
+        }
+        draft.tokens = tokens;
+        Ok(encoded.lost)
+    }
+
+    /// The notes of a voice at each step.
+    fn steps_of(&self, voice: &Score) -> Result<Vec<Vec<u32>>> {
+        // Only here notes of several voices stand in one order in which one can be held.
+        if self.encoding.name() != "polyphony" {
+            let why = format!(
+                "a voice is written into a piece of the encoding polyphony; this model speaks {}",
+                self.encoding.name()
+            );
+            return Err(Error::Data { why });
+        }
+        let tokens = self.encoding.encode(voice)?.tokens;
+        let is_note = |token: &u32| *token >= Polyphony::NEW_NOTE;
+        if !tokens.iter().any(is_note) {
+            return Err(Error::Data { why: "the voice to write around holds no notes".into() });
+        }
+        let steps = tokens.split(|token| *token == Polyphony::STEP_END);
+        Ok(steps.map(|step| step.iter().copied().filter(|t| is_note(t)).collect()).collect())
+    }
+
+    /// The music of the tokens, with the metre, the tempo and the key that they do not hold.
+    fn score_of(&self, tokens: &[u32], request: &Request, meter: Meter) -> Result<Score> {
+        let mut score = self.encoding.decode(tokens)?;
         if self.times.iter().any(|time| matches!(time, TokenTime::Steps(_))) {
             let micros_per_quarter = (60e6 / request.tempo_bpm).round() as u32;
             score.tempos = vec![Tempo { tick: 0, micros_per_quarter }];
             score.meters = vec![Meter { tick: 0, ..meter }];
         }
-        Ok(Composition { tokens, primed, score })
-    }
-
-    /// Draws tokens until the piece is as long as wanted.
-    fn extend(
-        &mut self,
-        tokens: &mut Vec<u32>,
-        input: StepInput,
-        request: &Request,
-        clock: &Clock,
-        wanted: f64,
-    ) -> Result<()> {
-        let mut sampler = Sampler::new(request.sampling.clone(), self.encoding.vocab_size());
-        let mut rng = Rng::stream(request.seed, SAMPLING_STREAM);
-        let mut rows = vec![0; input.active()];
-        let mut reader = input.reader();
-        self.generator.reset();
-        if input.is_keys() {
-            return self.extend_keys(tokens, &mut rng, request, clock, wanted);
-        }
-        for t in 0..tokens.len() {
-            reader.fill(tokens, t, &mut rows);
-            self.generator.step(&rows)?;
-            self.hear(&mut sampler, tokens[t]);
-        }
-        let mut now = self.elapsed(tokens, clock);
-        // A thousandth of a step is rounding: 96 times 1/12 of a bar is 8 bars.
-        let wanted = wanted - 1e-3 * clock.time(TokenTime::Steps(1));
-        while now < wanted && tokens.len() < MAX_TOKENS {
-            reader.fill(tokens, tokens.len(), &mut rows);
-            let logits = self.generator.step(&rows)?;
-            let token = sampler.draw(logits, rng.unit(), |_| true);
-            self.hear(&mut sampler, token);
-            tokens.push(token);
-            now += clock.time(self.times[token as usize]);
-        }
-        Ok(())
-    }
-
-    /// Draws steps of keys until the piece is as long as wanted.
-    fn extend_keys(
-        &mut self,
-        tokens: &mut Vec<u32>,
-        rng: &mut Rng,
-        request: &Request,
-        clock: &Clock,
-        wanted: f64,
-    ) -> Result<()> {
-        let mut drawing = Drawing::begin(&mut *self.generator, tokens)?;
-        let mut now = self.elapsed(tokens, clock);
-        let wanted = wanted - 1e-3 * clock.time(TokenTime::Steps(1));
-        while now < wanted && tokens.len() < MAX_TOKENS {
-            let keys = drawing.step(&mut *self.generator, &request.sampling, rng)?;
-            tokens.extend(PianoRollTokens::tokens_of(keys));
-            now += clock.time(self.times[PianoRollTokens::STEP_END as usize]);
-        }
-        Ok(())
-    }
-
-    fn hear(&self, sampler: &mut Sampler, token: u32) {
-        sampler.heard(self.onsets[token as usize].then_some(token));
-    }
-
-    /// The time of all tokens, in the clock's unit.
-    fn elapsed(&self, tokens: &[u32], clock: &Clock) -> f64 {
-        tokens.iter().map(|t| clock.time(self.times[*t as usize])).sum()
-    }
-
-    /// Fills a primer's last bar, so that what follows begins on a bar.
-    fn round_up(&self, tokens: &mut Vec<u32>, clock: &Clock) {
-        if self.times.first() == Some(&TokenTime::Steps(1)) {
-            let full = tokens.len().next_multiple_of(clock.steps_per_bar);
-            tokens.resize(full, Melody::NO_EVENT);
-        }
+        let moved = request.primer.as_ref().map_or(0, |primer| self.encoding.key_shift(primer));
+        // Back to the primer's key, where every note can go there.
+        Ok(etude_tokenizer::transpose(&score, -moved).unwrap_or(score))
     }
 }
 
 /// Adds up the time of tokens, in bars or seconds, whichever the request counts in.
-struct Clock {
+pub(crate) struct Clock {
     steps_per_bar: usize,
     seconds_per_step: f64,
     in_bars: bool,
@@ -233,7 +310,7 @@ impl Clock {
         Clock { steps_per_bar: steps_per_bar(meter), seconds_per_step, in_bars, wanted }
     }
 
-    fn time(&self, time: TokenTime) -> f64 {
+    pub(crate) fn time(&self, time: TokenTime) -> f64 {
         let bar_seconds = self.steps_per_bar as f64 * self.seconds_per_step;
         match (time, self.in_bars) {
             (TokenTime::None, _) => 0.0,
@@ -244,6 +321,11 @@ impl Clock {
             (TokenTime::Bars(n), true) => f64::from(n),
             (TokenTime::Bars(n), false) => f64::from(n) * bar_seconds,
         }
+    }
+
+    /// What a sum of times may be off: 96 times 1/12 of a bar is 8 bars.
+    fn rounding(&self) -> f64 {
+        1e-3 * self.time(TokenTime::Steps(1))
     }
 
     /// Sixteenth-note steps of a length.

@@ -6,6 +6,8 @@
 #![forbid(unsafe_code)]
 
 mod attention_cell;
+pub mod augment;
+pub mod beam;
 pub mod bundled;
 pub mod config;
 pub mod data;
@@ -14,6 +16,8 @@ pub mod evaluate;
 mod frames;
 pub mod generate;
 pub mod layers;
+pub mod lora;
+mod pieces;
 pub mod recurrent;
 pub mod registry;
 #[cfg(feature = "train")]
@@ -22,7 +26,10 @@ pub mod sampling;
 #[cfg(feature = "train")]
 pub mod settings;
 #[cfg(feature = "train")]
+pub mod store;
+#[cfg(feature = "train")]
 pub mod train;
+pub mod transformer;
 mod weights;
 
 pub use error::Error;
@@ -116,5 +123,20 @@ pub trait Generator: Send {
     fn step_keys(&mut self, rows: &[u32], draw: &mut dyn FnMut(f32) -> bool) -> Result<u128> {
         let _ = (rows, draw);
         Err(writes_tokens())
+    }
+
+    /// A copy of what the steps so far have left behind, for a search that goes several ways from one
+    /// place; `None` where the tokens have to be read again instead.
+    fn state(&self) -> Option<Vec<f32>> {
+        None
+    }
+
+    /// Goes back to a place whose [`Generator::state`] was kept.
+    ///
+    /// # Errors
+    /// If the state is that of another model.
+    fn set_state(&mut self, state: &[f32]) -> Result<()> {
+        let why = format!("a state of {} numbers; this model keeps none", state.len());
+        Err(Error::Data { why })
     }
 }

@@ -5,8 +5,8 @@
 
 use crate::config::{self, Table};
 use crate::data::{Conditions, KEYS};
-use crate::recurrent;
 use crate::{Error, Model, Result};
+use crate::{recurrent, transformer};
 use etude_engine::Tensor;
 use serde_json::{Map, Value};
 use std::fmt::Debug;
@@ -50,6 +50,9 @@ pub trait Network: Debug + Send + Sync {
     /// Numbers kept for the backward pass, for each token.
     fn activations_per_token(&self, vocab: usize) -> u64;
 
+    /// Numbers of the vector that a step is told in.
+    fn width(&self) -> usize;
+
     /// Tells whether it writes all keys of a step at once rather than tokens.
     fn writes_keys(&self) -> bool {
         false
@@ -83,7 +86,8 @@ pub trait Network: Debug + Send + Sync {
 }
 
 /// Every architecture there is.
-pub const MODELS: &[Entry] = &[recurrent::RNN, recurrent::GRU, recurrent::LSTM];
+pub const MODELS: &[Entry] =
+    &[recurrent::RNN, recurrent::GRU, recurrent::LSTM, transformer::TRANSFORMER];
 
 /// A model's part of a configuration.
 #[derive(Debug, Clone)]

@@ -25,11 +25,26 @@ pub struct Sampling {
     pub min_p: f32,
     /// How often one sounding token may come in a row before it is struck out; 0: no guard.
     pub repeat_limit: usize,
+    /// Pieces that are kept in a search for a likely one ([`crate::beam`]); 1: no search.
+    pub beam: usize,
+    /// Ways in which each of them goes on in an iteration of the search.
+    pub branch: usize,
+    /// Tokens of an iteration of the search.
+    pub iteration: usize,
 }
 
 impl Default for Sampling {
     fn default() -> Self {
-        Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, repeat_limit: 0 }
+        Sampling {
+            temperature: 1.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            repeat_limit: 0,
+            beam: 1,
+            branch: 1,
+            iteration: 1,
+        }
     }
 }
 
@@ -49,9 +64,27 @@ impl Sampling {
         if !(self.min_p >= 0.0 && self.min_p <= 1.0) {
             return bad("min_p", format!("{} is not in 0 to 1", self.min_p));
         }
+        for (key, count) in [("beam", self.beam), ("branch", self.branch)] {
+            if !(1..=MOST_BRANCHES).contains(&count) {
+                return bad(key, format!("{count} is not in 1 to {MOST_BRANCHES}"));
+            }
+        }
+        if self.beam * self.branch > MOST_BRANCHES {
+            let why = format!(
+                "{} pieces in {} ways; at most {MOST_BRANCHES} together",
+                self.beam, self.branch
+            );
+            return bad("beam", why);
+        }
+        if self.iteration == 0 {
+            return bad("iteration", "0 tokens; at least 1".into());
+        }
         Ok(())
     }
 }
+
+/// The most pieces that a search keeps side by side.
+pub const MOST_BRANCHES: usize = 4096;
 
 /// Probabilities that are added up, and passed over, together: one after another would take longer
 /// than some networks.
@@ -66,6 +99,12 @@ pub struct Sampler {
     /// Sums of runs of [`RUN`] probabilities.
     sums: Vec<f64>,
     order: Vec<u32>,
+    heard: Heard,
+}
+
+/// What the repetition guard remembers of a piece.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Heard {
     last: Option<u32>,
     run: usize,
 }
@@ -79,8 +118,7 @@ impl Sampler {
             scaled: vec![0.0; vocab],
             sums: vec![0.0; vocab.div_ceil(RUN)],
             order: (0..vocab as u32).collect(),
-            last: None,
-            run: 0,
+            heard: Heard::default(),
         }
     }
 
@@ -88,30 +126,64 @@ impl Sampler {
     /// anew (a note), `None` for one that does not (a rest, a hold, a time shift).
     pub fn heard(&mut self, sounding: Option<u32>) {
         let Some(token) = sounding else { return };
-        self.run = if self.last == Some(token) { self.run + 1 } else { 1 };
-        self.last = Some(token);
+        let Heard { last, run } = self.heard;
+        let run = if last == Some(token) { run + 1 } else { 1 };
+        self.heard = Heard { last: Some(token), run };
     }
 
     /// Forgets what was heard.
     pub fn reset(&mut self) {
-        (self.last, self.run) = (None, 0);
+        self.heard = Heard::default();
+    }
+
+    /// What was heard so far.
+    pub fn memory(&self) -> Heard {
+        self.heard
+    }
+
+    /// Goes on from another place, or in another piece.
+    pub fn remember(&mut self, heard: Heard) {
+        self.heard = heard;
     }
 
     /// The token that the guard strikes out now, if any.
     fn struck(&self) -> Option<u32> {
         let limit = self.controls.repeat_limit;
-        self.last.filter(|_| limit > 0 && self.run >= limit)
+        self.heard.last.filter(|_| limit > 0 && self.heard.run >= limit)
+    }
+
+    /// The log-probability of a token among the allowed ones, at the temperature (at 1 where that
+    /// is 0): what a search adds up.
+    ///
+    /// # Shapes
+    /// `logits` `[vocab]`.
+    pub fn log_probability(
+        &self,
+        logits: &[f32],
+        token: u32,
+        allowed: impl Fn(u32) -> bool,
+    ) -> f64 {
+        let temperature = match self.controls.temperature {
+            0.0 => 1.0,
+            t => f64::from(t),
+        };
+        let stand = || (0u32..).zip(logits).filter(|(t, _)| allowed(*t)).map(|(_, x)| *x);
+        let top = stand().fold(f32::NEG_INFINITY, f32::max);
+        let below = |x: f32| (f64::from(x) - f64::from(top)) / temperature;
+        below(logits[token as usize]) - stand().map(|x| below(x).exp()).sum::<f64>().ln()
     }
 
     /// Draws a token.
     ///
     /// `allowed` says which tokens the grammar lets stand here; `unit` is a uniform number in
-    /// `[0, 1)`. If nothing is left after the cuts, the likeliest allowed token is taken.
+    /// `[0, 1)`. If nothing is left after the cuts, the likeliest allowed token is taken; if the
+    /// guard's token alone is allowed, that one.
     ///
     /// # Shapes
     /// `logits` `[vocab]`.
     pub fn draw(&mut self, logits: &[f32], unit: f32, allowed: impl Fn(u32) -> bool) -> u32 {
-        let struck = self.struck();
+        let mut others = 0..logits.len() as u32;
+        let struck = self.struck().filter(|s| others.any(|token| token != *s && allowed(token)));
         let stands = |token: u32| allowed(token) && struck != Some(token);
         let (mut best, mut top) = (0u32, f32::NEG_INFINITY);
         for (token, x) in logits.iter().enumerate() {
@@ -263,6 +335,25 @@ mod tests {
             let token = sampler.draw(&[9.0, 0.0, 0.0, 9.0], i as f32 / 100.0, |t| t == 1 || t == 2);
             assert!(token == 1 || token == 2);
         }
+    }
+
+    #[test]
+    fn the_guard_gives_way_to_the_grammar() {
+        let controls = Sampling { repeat_limit: 1, ..Sampling::default() };
+        let mut sampler = Sampler::new(controls, 3);
+        sampler.heard(Some(1));
+        assert_eq!(sampler.draw(&[9.0, 0.0, 9.0], 0.5, |t| t == 1), 1);
+        assert_eq!(sampler.draw(&[9.0, 0.0, 9.0], 0.5, |t| t > 0), 2);
+    }
+
+    #[test]
+    fn log_probabilities_are_those_of_the_allowed_tokens() {
+        let sampler = Sampler::new(Sampling { temperature: 2.0, ..Sampling::default() }, 3);
+        let logits = [2.0 * 0.5f32.ln(), 2.0 * 0.3f32.ln(), 2.0 * 0.2f32.ln()];
+        // The logarithms are rounded to f32: a few units of 2^-24 times 2.
+        let near = |p: f64, q: f64| (p.exp() - q).abs() < 1e-6;
+        assert!(near(sampler.log_probability(&logits, 1, |_| true), 0.3));
+        assert!(near(sampler.log_probability(&logits, 1, |t| t > 0), 0.6));
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! How a model is trained: the configuration of a run, read strictly and checked against the memory
 //! that is free before anything is allocated.
 
+use crate::augment::Augment;
 use crate::config::{self, Table};
+use crate::lora::{Adapted, Lora};
 use crate::registry::ModelConfig;
 use crate::run::RunDir;
-use crate::{Error, Result};
+use crate::{Error, Model, Result};
 use etude_engine::Products;
 use serde_json::{Map, Value, json};
 
@@ -17,11 +19,14 @@ pub struct TrainConfig {
     pub steps: u64,
     /// Windows of a step.
     pub batch: usize,
+    /// Parts of a step's windows that are learned from one after another, to save memory.
+    pub accumulate: usize,
     /// Tokens of a window.
     pub window: usize,
     /// Highest learning rate.
     pub lr: f64,
-    /// `constant`, `cosine` or `exponential`.
+    /// `constant`, `cosine`, `exponential`, or `noam`: Vaswani et al. 2017, where `lr` is the factor
+    /// before their formula.
     pub schedule: String,
     /// Steps in which the learning rate rises from 0.
     pub warmup: u64,
@@ -33,6 +38,13 @@ pub struct TrainConfig {
     pub dtype: String,
     /// Semitones up and down by which training pieces are shifted as well.
     pub transpose: usize,
+    /// Percent by which training windows are played faster or slower, where the encoding has time.
+    pub stretch: f64,
+    /// What is added to or taken from the velocities of a training window at most, where the encoding
+    /// has velocities.
+    pub velocity: usize,
+    /// The adapter that is learned beside weights that stay; rank 0: none, all weights learn.
+    pub lora: Lora,
     /// Steps between two lines of `metrics.jsonl`.
     pub log_every: u64,
     /// Steps between two validations.
@@ -48,6 +60,7 @@ pub const TRAIN_KEYS: &[(&str, &str)] = &[
     ("train", "seed"),
     ("train", "steps"),
     ("train", "batch"),
+    ("train", "accumulate"),
     ("train", "window"),
     ("train", "lr"),
     ("train", "schedule"),
@@ -56,6 +69,10 @@ pub const TRAIN_KEYS: &[(&str, &str)] = &[
     ("train", "weight_decay"),
     ("train", "dtype"),
     ("train", "transpose"),
+    ("train", "stretch"),
+    ("train", "velocity"),
+    ("train", "lora"),
+    ("train", "lora_alpha"),
     ("train", "log_every"),
     ("train", "valid_every"),
     ("train", "save_every"),
@@ -64,6 +81,12 @@ pub const TRAIN_KEYS: &[(&str, &str)] = &[
 ];
 
 impl TrainConfig {
+    /// How training pieces are changed from window to window.
+    pub fn augment(&self) -> Augment {
+        let (transpose, stretch, velocity) = (self.transpose, self.stretch, self.velocity);
+        Augment { transpose, stretch, velocity }
+    }
+
     /// The numbers of matrix products.
     pub fn products(&self) -> Products {
         if self.dtype == "bf16" { Products::Bf16 } else { Products::F32 }
@@ -71,7 +94,7 @@ impl TrainConfig {
 }
 
 const DTYPES: [&str; 2] = ["f32", "bf16"];
-const SCHEDULES: [&str; 3] = ["constant", "cosine", "exponential"];
+const SCHEDULES: [&str; 4] = ["constant", "cosine", "exponential", "noam"];
 
 /// A whole configuration: what `config.toml` of a run holds.
 #[derive(Debug, Clone, PartialEq)]
@@ -96,6 +119,7 @@ impl RunConfig {
             seed: t.count("seed", 1, 0..=usize::MAX)? as u64,
             steps: t.count("steps", 2000, 0..=1_000_000_000)? as u64,
             batch: t.count("batch", 64, 1..=65_536)?,
+            accumulate: t.count("accumulate", 1, 1..=65_536)?,
             window: t.count("window", 256, 2..=65_536)?,
             lr: t.number("lr", 1e-3, 0.0..=10.0)?,
             schedule: t.choice("schedule", "cosine", &SCHEDULES)?,
@@ -104,6 +128,12 @@ impl RunConfig {
             weight_decay: t.number("weight_decay", 0.0, 0.0..=1.0)?,
             dtype: t.choice("dtype", "f32", &DTYPES)?,
             transpose: t.count("transpose", 0, 0..=11)?,
+            stretch: t.number("stretch", 0.0, 0.0..=50.0)?,
+            velocity: t.count("velocity", 0, 0..=64)?,
+            lora: Lora {
+                rank: t.count("lora", 0, 0..=4096)?,
+                alpha: t.number("lora_alpha", Lora::ALPHA, 0.0..=1e6)?,
+            },
             log_every: t.count("log_every", 10, 1..=1_000_000)? as u64,
             valid_every: t.count("valid_every", 200, 1..=1_000_000_000)? as u64,
             save_every: t.count("save_every", 200, 1..=1_000_000_000)? as u64,
@@ -115,7 +145,11 @@ impl RunConfig {
         d.finish()?;
         config::finish(&config)?;
         let config = RunConfig { model, train, source };
+        if let Some((key, why)) = config.train.augment().unheard(&config.model.encoding) {
+            return Err(Error::Config { key: key.into(), why });
+        }
         config.check_products()?;
+        config.check_window()?;
         config.check_memory()?;
         Ok(config)
     }
@@ -124,9 +158,11 @@ impl RunConfig {
     pub fn write(&self) -> Map<String, Value> {
         let t = &self.train;
         let train = json!({
-            "seed": t.seed, "steps": t.steps, "batch": t.batch, "window": t.window, "lr": t.lr,
+            "seed": t.seed, "steps": t.steps, "batch": t.batch,
+            "accumulate": t.accumulate, "window": t.window, "lr": t.lr,
             "schedule": t.schedule, "warmup": t.warmup, "clip": t.clip,
-            "weight_decay": t.weight_decay, "dtype": t.dtype, "transpose": t.transpose,
+            "weight_decay": t.weight_decay, "dtype": t.dtype, "transpose": t.transpose, "stretch": t.stretch,
+            "velocity": t.velocity, "lora": t.lora.rank, "lora_alpha": t.lora.alpha,
             "log_every": t.log_every, "valid_every": t.valid_every, "save_every": t.save_every, "patience": t.patience,
         });
         let mut config = Map::new();
@@ -136,13 +172,34 @@ impl RunConfig {
         config
     }
 
+    /// Builds the network with fresh weights, and with its adapter if it learns one.
+    ///
+    /// # Errors
+    /// If the encoding is unknown, or the rank of the adapter fits no matrix.
+    pub fn build(&self) -> Result<Box<dyn Model>> {
+        self.with_adapter(self.model.build(self.train.seed)?)
+    }
+
+    /// Puts a fresh adapter beside the weights of a model, if the configuration says so.
+    ///
+    /// # Errors
+    /// If its rank fits no matrix.
+    pub fn with_adapter(&self, model: Box<dyn Model>) -> Result<Box<dyn Model>> {
+        let lora = self.train.lora;
+        if lora.rank == 0 {
+            return Ok(model);
+        }
+        Ok(Box::new(Adapted::new(model, lora, self.train.seed)?))
+    }
+
     /// Bytes that training needs at most, weights, moments, gradient and activations.
     ///
     /// # Errors
     /// If the encoding is unknown.
     pub fn memory_bytes(&self) -> Result<u64> {
         let (_, vocab) = self.model.widths()?;
-        let cells = (self.train.batch as u64).saturating_mul(self.train.window as u64);
+        let windows = self.train.batch.div_ceil(self.train.accumulate) as u64;
+        let cells = windows.saturating_mul(self.train.window as u64);
         let token = self.model.network.activations_per_token(vocab);
         Ok(self
             .model
@@ -157,6 +214,18 @@ impl RunConfig {
             Some(part) if self.train.products() == Products::Bf16 => {
                 let why = format!("bf16: {part} has f32 alone");
                 Err(Error::Config { key: "train.dtype".into(), why })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses windows that are longer than what the network reads.
+    fn check_window(&self) -> Result<()> {
+        let window = self.train.window;
+        match self.model.network.most_steps() {
+            Some(most) if window > most => {
+                let why = format!("{window} tokens; this network reads at most {most}");
+                Err(Error::Config { key: "train.window".into(), why })
             }
             _ => Ok(()),
         }

@@ -11,7 +11,8 @@ use crate::run::RunDir;
 pub use crate::settings::{RunConfig, TRAIN_KEYS, TrainConfig, saved_config};
 use crate::{Error, Model, Result};
 use crate::{load_weights, save_weights};
-use etude_engine::{Dtype, Optimizer, Rng, Schedule, WeightFile, set_products, write_weights};
+use etude_engine::{Dtype, Grads, Optimizer, Rng, Schedule, WeightFile};
+use etude_engine::{no_grad, set_products, write_weights};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -73,7 +74,7 @@ impl Trainer {
     /// # Errors
     /// If the data are empty, the directory cannot be made, or it holds a run already.
     pub fn create(config: RunConfig, data: Dataset, path: &Path) -> Result<Trainer> {
-        let model = config.model.build(config.train.seed)?;
+        let model = config.build()?;
         Trainer::with_model(config, model, data, path)
     }
 
@@ -120,7 +121,7 @@ impl Trainer {
             let why = "the model's sizes differ from those that the run began with".into();
             return Err(Error::File { path: at("config.toml"), why });
         }
-        let mut model = config.model.build(config.train.seed)?;
+        let mut model = config.build()?;
         let mut optimizer = optimizer(&config.train);
         let missing =
             |name: &str| Error::File { path: at(name), why: "missing from the save".into() };
@@ -228,7 +229,7 @@ impl Trainer {
             if time.is_some_and(|time| start.elapsed() >= time) {
                 break End::Time;
             }
-            let batch = Batch::of_step(&self.data.train, c.seed, self.step, c.batch, c.window);
+            let batch = Batch::of_step(&self.data.train, c.seed, self.step, c.batch, c.window)?;
             let lr = self.learning_rate();
             let (loss, grad_norm) = self.learn(&batch, lr)?;
             self.step += 1;
@@ -277,6 +278,9 @@ impl Trainer {
         let (lr, warmup) = (c.lr, c.warmup);
         let schedule = match c.schedule.as_str() {
             "cosine" => Schedule::Cosine { lr, floor: 0.02 * lr, warmup, total: c.steps },
+            "noam" => {
+                Schedule::Noam { scale: lr, width: self.config.model.network.width(), warmup }
+            }
             "exponential" => Schedule::Exponential { lr, floor: 0.01 * lr, decay: 0.9999 },
             _ => Schedule::Constant { lr },
         };
@@ -288,16 +292,22 @@ impl Trainer {
         let mut rng =
             Rng { seed: self.config.train.seed, stream: DROPOUT_STREAM, position: self.step << 36 };
         let _products = set_products(self.config.train.products());
-        let loss = self.model.loss(batch, Some(&mut rng))?;
-        let value = f64::from(loss.item()?);
-        let step = self.step + 1;
-        if !value.is_finite() {
-            // A weight that is not finite is the usual cause: name it rather than the loss.
-            let cause = self.model.check_finite().err();
-            let tensor = cause.map_or_else(|| "the loss".into(), |e| e.to_string());
-            return Err(Error::NotFinite { step, tensor });
+        let (mut value, mut sum) = (0.0, None);
+        for part in batch.parts(self.config.train.accumulate) {
+            // So that the parts add up to the mean over the whole batch.
+            let share = part.target_count() as f32 / batch.target_count().max(1) as f32;
+            let loss = self.model.loss(&part, Some(&mut rng))?;
+            let loss = if share == 1.0 { loss } else { loss.scale(share)? };
+            value += f64::from(loss.item()?);
+            self.check_loss(value)?;
+            let grads = loss.backward()?;
+            sum = Some(match sum {
+                None => grads,
+                Some(sum) => add_grads(&*self.model, sum, grads)?,
+            });
         }
-        let grads = loss.backward()?;
+        let Some(grads) = sum else { return Ok((0.0, 0.0)) };
+        let step = self.step + 1;
         match self.optimizer.step(&mut *self.model, &grads, lr) {
             Ok(norm) => Ok((value, norm)),
             Err(etude_engine::Error::NotFinite { what, .. }) => {
@@ -305,6 +315,16 @@ impl Trainer {
             }
             Err(e) => Err(e.into()),
         }
+    }
+
+    fn check_loss(&self, value: f64) -> Result<()> {
+        if value.is_finite() {
+            return Ok(());
+        }
+        // A weight that is not finite is the usual cause: name it rather than the loss.
+        let cause = self.model.check_finite().err();
+        let tensor = cause.map_or_else(|| "the loss".into(), |e| e.to_string());
+        Err(Error::NotFinite { step: self.step + 1, tensor })
     }
 
     /// Scores the validation part; a new best is put among the `files` to save.
@@ -349,6 +369,21 @@ fn optimizer(c: &TrainConfig) -> Optimizer {
     if c.clip > 0.0 { optimizer.clip_norm(c.clip as f32) } else { optimizer }
 }
 
+/// Adds the gradients of one part of a batch to those of the parts before.
+fn add_grads(model: &dyn Model, mut sum: Grads, mut grads: Grads) -> Result<Grads> {
+    let mut result = Ok(());
+    model.visit(&mut |p| {
+        let Some(d) = grads.take(&p.value) else { return };
+        let added = no_grad(|| sum.take(&p.value).map_or(Ok(d.clone()), |before| before.add(&d)));
+        match added {
+            Ok(d) => sum.insert(&p.value, d),
+            Err(e) => result = Err(e),
+        }
+    });
+    result?;
+    Ok(sum)
+}
+
 fn load_moments(
     optimizer: &mut Optimizer,
     model: &dyn Model,
@@ -366,7 +401,7 @@ fn load_moments(
 fn baselines(config: &RunConfig, data: &Dataset) -> Result<Baselines> {
     let (_, vocab) = config.model.widths()?;
     let held = if data.valid.is_empty() { &data.train } else { &data.valid };
-    Ok(Baselines::new(&data.train, held, vocab))
+    Baselines::new(&data.train, held, vocab)
 }
 
 fn metrics_line(r: &Report) -> Value {

@@ -1,7 +1,9 @@
 //! Models as one file: weights with the configuration in the metadata.
 
+use crate::lora::{Adapted, Lora};
 use crate::registry::ModelConfig;
 use crate::{Error, Model, Result};
+use etude_engine::Module as _;
 use etude_engine::{Dtype, WeightFile, named_parameters, write_weights};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -72,7 +74,7 @@ pub fn read_model(bytes: &[u8], path: &str) -> Result<Loaded> {
             names.join(", ")
         )));
     };
-    let settings: Value =
+    let mut settings: Value =
         serde_json::from_str(text).map_err(|e| fault(format!("{CONFIG}: not JSON: {e}")))?;
     let Value::Object(mut map) = settings.clone() else {
         return Err(fault(format!("{CONFIG}: an object is wanted")));
@@ -87,6 +89,17 @@ pub fn read_model(bytes: &[u8], path: &str) -> Result<Loaded> {
         )));
     }
     let mut model = config.build(0)?;
+    let lora = Lora::of(&settings);
+    if lora.rank > 0 {
+        // A run that learned an adapter holds it beside the weights: what is used is their sum.
+        let mut adapted = Adapted::new(model, lora, 0).map_err(|e| fault(e.to_string()))?;
+        file.load_into(&mut adapted)
+            .and_then(|()| adapted.check_finite())
+            .map_err(|e| fault(e.to_string()))?;
+        settings["train"]["lora"] = 0.into();
+        let step = file.metadata().get(STEP).and_then(|s| s.parse().ok());
+        return Ok(Loaded { config, model: adapted.merged()?, settings, step });
+    }
     file.load_into(&mut *model)
         .and_then(|()| model.check_finite())
         .map_err(|e| fault(e.to_string()))?;

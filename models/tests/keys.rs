@@ -1,7 +1,7 @@
 //! Networks that write all keys of a step at once: Bernoulli and NADE heads.
 
 use etude_engine::{Module, Precision, Rng};
-use etude_models::data::{Baselines, Batch, Conditions, KEYS, Piece};
+use etude_models::data::{Baselines, Batch, Conditions, KEYS, Piece, Pieces};
 use etude_models::evaluate::{likelihood, written_likelihood};
 use etude_models::recurrent::{Cell, HeadKind, Recurrent, RecurrentConfig};
 use etude_models::registry::{ModelConfig, preset_config};
@@ -43,13 +43,14 @@ fn nade_by_hand(model: &Recurrent, outputs: &[f32], keys: u128, units: usize) ->
         "nade.v" => v = p.value.to_vec(),
         _ => {}
     });
-    let mut a: Vec<f64> = outputs[KEYS..].iter().map(|x| f64::from(*x)).collect();
+    let (b_dec, b_enc) = outputs.split_at(KEYS);
+    let mut a: Vec<f64> = b_enc.iter().map(|x| f64::from(*x)).collect();
     let mut nats = 0.0;
-    for key in 0..KEYS {
+    for (key, b_dec) in b_dec.iter().enumerate() {
         let row = key * units..(key + 1) * units;
         let hidden = a.iter().map(|a| 1.0 / (1.0 + (-a).exp()));
         let product: f64 = v[row.clone()].iter().zip(hidden).map(|(v, h)| f64::from(*v) * h).sum();
-        let p = 1.0 / (1.0 + (-(f64::from(outputs[key]) + product)).exp());
+        let p = 1.0 / (1.0 + (-(f64::from(*b_dec) + product)).exp());
         let sounds = keys >> key & 1 == 1;
         nats -= if sounds { p.ln() } else { (1.0 - p).ln() };
         if sounds {
@@ -90,6 +91,7 @@ fn whole_pieces_and_single_steps_have_the_same_likelihood() {
         let model = network(head, cell, attention);
         // Of several lengths, so that a batch has steps that do not count.
         let pieces: Vec<Piece> = [20, 5, 33].into_iter().map(|n| piece(n, n as u64)).collect();
+        let pieces = Pieces::from(pieces);
         let whole = likelihood(&model, &pieces).unwrap();
         let steps = written_likelihood(&model, Precision::F32, &pieces).unwrap();
         assert_eq!((whole.tokens, steps.tokens), (55, 55));
@@ -172,8 +174,8 @@ fn baselines_count_keys_and_keys_after_themselves() {
         [0u128, 1, 1, 0].into_iter().flat_map(PianoRollTokens::tokens_of).collect();
     let mut piece = piece(4, 1);
     piece.tokens = tokens;
-    let pieces = [piece];
-    let baselines = Baselines::new(&pieces, &pieces, KEYS);
+    let pieces = Pieces::from(vec![piece]);
+    let baselines = Baselines::new(&pieces, &pieces, KEYS).unwrap();
     let others = 87.0 * (4.0f64 / 3.5).ln();
     let marginal = (2.0 * (4.0f64 / 2.5).ln() + (4.0f64 / 1.5).ln()) / 3.0 + others;
     // After silence 1 of 1 sounds; after sound 1 of 2.
@@ -202,6 +204,20 @@ fn pieces_of_keys_are_written_and_continued() {
         assert_eq!(steps(&first.tokens), 3 * bar, "{name}");
         assert!(first.score.note_count() > 0);
         assert_eq!(writer.write(&request).unwrap(), first);
+        let mut heard = Vec::new();
+        let mut hear = |token, at| {
+            heard.push((token, at));
+            heard.len() < 20
+        };
+        let short = writer.write_watched(&request, None, &mut hear).unwrap();
+        // It ends with the step in which the listener had enough.
+        assert_eq!(heard.iter().map(|h| h.0).collect::<Vec<_>>(), first.tokens[..20]);
+        assert_eq!(short.tokens[..20], first.tokens[..20]);
+        assert_eq!(steps(&short.tokens), 1 + steps(&first.tokens[..19]), "{name}");
+        assert_eq!(heard[19].1, steps(&first.tokens[..20]) as f64 / bar as f64);
+        request.sampling.beam = 2;
+        assert!(writer.write(&request).unwrap_err().to_string().starts_with("beam: a search"));
+        request.sampling.beam = 1;
         request.seed = 2;
         assert_ne!(writer.write(&request).unwrap().tokens, first.tokens);
         request.primer = Some(first.score.clone());
@@ -211,7 +227,7 @@ fn pieces_of_keys_are_written_and_continued() {
         assert_eq!(steps(&longer.tokens[longer.primed..]), 3 * bar, "{name}");
         let silence = Score::new(4);
         request.primer = Some(silence);
-        assert!(writer.write(&request).unwrap_err().to_string().contains("no music"));
+        assert!(writer.write(&request).unwrap_err().to_string().contains("holds no notes"));
     }
 }
 

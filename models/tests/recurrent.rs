@@ -1,7 +1,7 @@
 //! The recurrent language model: published sizes, one step at a time against whole sequences.
 
 use etude_engine::{Dtype, Module, Rng};
-use etude_models::data::{Batch, Conditions, Dataset, Piece, Scores, piece as piece_of};
+use etude_models::data::{Batch, Conditions, Dataset, Piece, Pieces, Scores, piece as piece_of};
 use etude_models::evaluate::{likelihood, written_likelihood};
 use etude_models::recurrent::{Cell, Recurrent, RecurrentConfig};
 use etude_models::registry::{MODELS, ModelConfig, model_keys, preset_config};
@@ -88,7 +88,7 @@ fn every_preset_learns_a_step_and_writes() {
             let scores = Scores { train: vec![("band".into(), band())], ..Scores::default() };
             let data = Dataset::new(&scores, &*encoding, config.conditions, 0).unwrap();
             let mut model = config.build(3).unwrap();
-            let batch = Batch::new(&[(&data.train[0], 0)], 48);
+            let batch = Batch::new(&[(&data.train.get(0).unwrap(), 0)], 48);
             let mut optimizer = etude_engine::Optimizer::adam();
             let mut losses = Vec::new();
             for _ in 0..6 {
@@ -135,8 +135,9 @@ fn features_are_read_alike_in_whole_pieces_and_step_by_step() {
         let (encoding, model) = (config.encoding().unwrap(), config.build(3).unwrap());
         let lost = None;
         let piece = piece_of("band", &band(), &*encoding, config.conditions, lost).unwrap();
-        let whole = likelihood(&*model, std::slice::from_ref(&piece)).unwrap();
-        let steps = written_likelihood(&*model, Precision::F32, &[piece]).unwrap();
+        let pieces = Pieces::from(vec![piece]);
+        let whole = likelihood(&*model, &pieces).unwrap();
+        let steps = written_likelihood(&*model, Precision::F32, &pieces).unwrap();
         // Some hundred roundings of 6e-8 in numbers of order 1, in two orders.
         let off = (whole.per_token - steps.per_token).abs();
         assert!(off < 1e-4, "{name}: {whole:?} against {steps:?}");

@@ -144,7 +144,7 @@ fn a_regular_tune_is_learned_below_both_baselines() {
 fn batches_are_a_function_of_seed_and_step() {
     let config = settings("lstm/melody-form", &[]);
     let pieces = data(&config).train;
-    let batch = |seed, step| Batch::of_step(&pieces, seed, step, 5, 30);
+    let batch = |seed, step| Batch::of_step(&pieces, seed, step, 5, 30).unwrap();
     assert_eq!(batch(1, 7), batch(1, 7));
     assert_ne!(batch(1, 7), batch(2, 7));
     assert_ne!(batch(1, 7), batch(1, 8));
@@ -305,5 +305,111 @@ fn configurations_survive_toml() {
             let text = config::to_toml(&config.write());
             assert_eq!(RunConfig::read(config::from_toml(&text).unwrap()).unwrap(), config);
         }
+    }
+}
+
+/// A folder's worth of pieces on the disk.
+fn stored(config: &RunConfig) -> Dataset {
+    use etude_models::data::{Pieces, Stored};
+    use etude_models::store::Store;
+    let encoding = config.model.encoding().unwrap();
+    let mut store = Store::scratch(encoding.name(), encoding.vocab_size()).unwrap();
+    let memory = data(config);
+    let mut parts = [&memory.train, &memory.valid].map(|part| {
+        let all = part.iter().enumerate().map(|(i, piece)| {
+            let piece = piece.unwrap();
+            let place = store.add(i as u128, &serde_json::Value::Null, &piece.tokens).unwrap();
+            Stored {
+                name: piece.name.as_str().into(),
+                place,
+                meter: etude_tokenizer::Meter { tick: 0, numerator: 4, denominator: 4 },
+                notes: piece.notes,
+                frames: piece.frames,
+                seconds: piece.seconds,
+            }
+        });
+        all.collect::<Vec<_>>()
+    });
+    let (store, conditions) = (std::sync::Arc::new(store), config.model.conditions);
+    let mut part = |at: usize| {
+        let pieces = std::mem::take(&mut parts[at]);
+        Pieces::stored(&store, pieces, conditions, encoding.vocab_size())
+    };
+    let (train, valid) = (part(0), part(1));
+    Dataset { train, valid, ..Dataset::default() }
+        .changed(&*encoding, 7, config.train.augment())
+        .unwrap()
+}
+
+#[test]
+fn tokens_on_the_disk_train_the_same_weights_as_in_memory() {
+    let folder = Folder::new("disk");
+    let config = settings("lstm/melody-form", &["steps=8", "transpose=2", "encoding=melody"]);
+    train(&config, &folder.0.join("memory"));
+    let path = folder.0.join("disk");
+    let mut trainer = Trainer::create(config.clone(), stored(&config), &path).unwrap();
+    trainer.train(None, &|| false, &mut |_| {}).unwrap();
+    assert!(weights(&folder.0.join("memory")) == weights(&path));
+}
+
+#[test]
+fn every_key_of_a_piece_comes_once_an_epoch() {
+    let config = settings("lstm/melody-form", &["transpose=3", "encoding=melody"]);
+    let pieces = data(&config).train;
+    // Seven pieces in seven keys: as many windows of a step are an epoch. The first tokens are the
+    // first pitches.
+    let first = |step| {
+        let batch = Batch::of_step(&pieces, 1, step, 49, 200).unwrap();
+        let mut first = batch.targets[..49].to_vec();
+        first.sort_unstable();
+        first
+    };
+    let mut expected: Vec<u32> = pieces
+        .iter()
+        .flat_map(|piece| {
+            let token = piece.unwrap().tokens[0];
+            token - 3..=token + 3
+        })
+        .collect();
+    expected.sort_unstable();
+    assert_eq!(first(0), expected);
+    assert_eq!(first(1), expected);
+}
+
+#[test]
+fn speed_and_loudness_change_where_the_encoding_has_them() {
+    let sets = ["encoding=performance-dynamics", "stretch=5", "velocity=9", "conditions=none"];
+    let config = settings("lstm/melody-basic", &sets);
+    let all = tunes(1);
+    let encoding = config.model.encoding().unwrap();
+    let scores = Scores { train: all, ..Scores::default() };
+    let plain = Dataset::new(&scores, &*encoding, config.model.conditions, 0).unwrap();
+    let tokens = plain.train.get(0).unwrap().tokens.clone();
+    let data = plain.changed(&*encoding, 1, config.train.augment()).unwrap();
+    let heard = |tokens: &[u32]| {
+        let score = encoding.decode(tokens).unwrap();
+        let notes = &score.tracks[0].notes;
+        (score.end_tick(), notes.len(), notes[0].velocity)
+    };
+    let (end, notes, velocity) = heard(&tokens);
+    let (mut ends, mut velocities) = (std::collections::BTreeSet::new(), Vec::new());
+    for step in 0..60 {
+        let batch = Batch::of_step(&data.train, 1, step, 1, 10_000).unwrap();
+        let other = heard(&batch.targets);
+        assert_eq!(other.1, notes);
+        ends.insert(other.0);
+        velocities.push(other.2);
+    }
+    // Five speeds from 5 % faster to 5 % slower; velocities within 9 and what a bin of 4 adds.
+    let wanted = [0.95, 0.975, 1.0, 1.025, 1.05].map(|f| (end as f64 * f).round() as u64);
+    assert_eq!(ends.into_iter().collect::<Vec<_>>(), wanted);
+    let near = |v: &u8| (i32::from(*v) - i32::from(velocity)).abs() <= 9 + 3;
+    assert!(velocities.iter().all(near) && velocities.iter().any(|v| v.abs_diff(velocity) >= 6));
+    for (set, key) in [("stretch=5", "train.stretch"), ("velocity=5", "train.velocity")] {
+        let mut map = preset_config("lstm/melody-basic").unwrap();
+        let keys = [&model_keys()[..], etude_models::train::TRAIN_KEYS].concat();
+        config::set(&mut map, set, &keys).unwrap();
+        let error = RunConfig::read(map).unwrap_err().to_string();
+        assert!(error.starts_with(key) && error.contains("melody-c"), "{error}");
     }
 }

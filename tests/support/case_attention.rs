@@ -1,6 +1,7 @@
 //! Attention under every mask, with relative logits, with dropout.
 
-use etude_engine::{Attention, Mask, Result, Rng, Tensor, attention, attention_plain};
+use etude_engine::{Attention, Mask, Result, Rng, Tensor};
+use etude_engine::{attention, attention_plain, self_attention};
 use etude_kernels::philox;
 use etude_kernels::reference::attention::Head;
 
@@ -93,5 +94,48 @@ pub fn cases() -> Vec<Case> {
         case(name, Domain::Any, shapes(relative), run(attention, how), move |x| reference(how, x))
             .twin(run(attention_plain, how))
     };
-    entries.into_iter().map(entry).collect()
+    let mut all: Vec<Case> = entries.into_iter().map(entry).collect();
+    for (name, relative) in [("attention self", None), ("attention self relative", Some(2))] {
+        let run = move |x: &[Tensor]| self_attention(&x[0], x.get(1), &plain, &mut Rng::new(0));
+        let twin = move |x: &[Tensor]| {
+            let part = |at| x[0].select(2, at)?.permute(&[0, 2, 1, 3]);
+            let (q, k, v) = (part(0)?, part(1)?, part(2)?);
+            attention_plain(&q, &k, &v, x.get(1), &plain, &mut Rng::new(0))?.permute(&[0, 2, 1, 3])
+        };
+        let one = |[batch, rows, heads, d]: [usize; 4]| {
+            let mut shapes = vec![vec![batch, rows, 3, heads, d]];
+            shapes.extend(relative.map(|more| vec![heads, rows + more, d]));
+            shapes
+        };
+        let sizes = [[1, 1, 1, 1], [2, 3, 2, 2], [1, 5, 3, 4], [0, 2, 1, 3], [2, 0, 1, 1]];
+        let shapes = (sizes.into_iter().map(one).collect(), one([2, 67, 3, 33]));
+        all.push(case(name, Domain::Any, shapes, run, move |x| of_one(plain, x)).twin(twin));
+    }
+    all
+}
+
+/// Attention of the parts of one projection `[batch, rows, 3, heads, head_dim]`, by its definition.
+fn of_one(how: Attention, x: &[Array]) -> Array {
+    let &[batch, rows, _, heads, d] = &x[0].shape[..] else { unreachable!("five axes") };
+    let at =
+        |b: usize, t: usize, part: usize, h: usize| (((b * rows + t) * 3 + part) * heads + h) * d;
+    let part = |part: usize| {
+        let mut data = Vec::new();
+        for (b, h) in (0..batch * heads).map(|plane| (plane / heads, plane % heads)) {
+            for t in 0..rows {
+                data.extend(&x[0].data[at(b, t, part, h)..][..d]);
+            }
+        }
+        Array::new(&[batch, heads, rows, d], data)
+    };
+    let mut operands = vec![part(0), part(1), part(2)];
+    operands.extend(x.get(1).cloned());
+    let y = reference(how, &operands);
+    let mut data = Vec::new();
+    for (b, t) in (0..batch * rows).map(|row| (row / rows, row % rows)) {
+        for h in 0..heads {
+            data.extend(&y.data[((b * heads + h) * rows + t) * d..][..d]);
+        }
+    }
+    Array::new(&[batch, rows, heads, d], data)
 }

@@ -8,6 +8,7 @@
 //! Magenta, `MultiDrumOneHotEncoding` with its default map of pitches, and the configurations
 //! drum_kit and one_drum of Drums RNN.
 
+use crate::grammar::{Anything, Grammar};
 use crate::quantise::{Losses, quantise_beats};
 use crate::{Encoded, Encoding, Note, Result, Score, TokenTime, Track};
 
@@ -151,6 +152,10 @@ impl Encoding for Drums {
 
     fn is_onset(&self, token: u32) -> bool {
         token != 0
+    }
+
+    fn grammar(&self) -> Box<dyn Grammar> {
+        Box::new(Anything::with_rest(self.vocab_size(), 0))
     }
 
     fn notes_of_token(&self) -> usize {

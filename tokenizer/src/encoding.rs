@@ -67,6 +67,13 @@ pub trait Encoding: Send + Sync {
         Box::new(Anything::of(self.vocab_size()))
     }
 
+    /// The semitones by which encoding moves a score as a whole: those to C, for an encoding that
+    /// reads everything in one key.
+    fn key_shift(&self, score: &Score) -> i32 {
+        let _ = score;
+        0
+    }
+
     /// The score as this encoding hears it: on its grid, in its range, losses removed.
     fn quantise(&self, score: &Score) -> Score;
 

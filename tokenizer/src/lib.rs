@@ -29,6 +29,7 @@ mod score;
 pub mod statistics;
 pub mod step_input;
 mod sustain;
+pub mod twins;
 
 pub use augment::{stretch, stretch_ticks, transpose};
 pub use bars::Bars;

@@ -164,6 +164,19 @@ impl Melody {
         }
     }
 
+    /// The move of most notes on the way to C, octaves included.
+    fn shift_of(&self, score: &Score) -> i32 {
+        if !self.to_c {
+            return 0;
+        }
+        let (moved, plain) = (self.hear(score).0, Melody::mono().hear(score).0);
+        let mut counts = std::collections::BTreeMap::<i32, usize>::new();
+        for (moved, plain) in moved.iter().zip(&plain) {
+            *counts.entry(i32::from(moved.pitch) - i32::from(plain.pitch)).or_default() += 1;
+        }
+        counts.into_iter().max_by_key(|(_, count)| *count).map_or(0, |(shift, _)| shift)
+    }
+
     fn score_of(&self, notes: Vec<Note>) -> Score {
         let mut score = Score::new(STEPS_PER_QUARTER);
         if self.to_c {
@@ -266,6 +279,10 @@ impl Encoding for Melody {
 
     fn grammar(&self) -> Box<dyn Grammar> {
         Box::new(MelodyGrammar::of(self))
+    }
+
+    fn key_shift(&self, score: &Score) -> i32 {
+        self.shift_of(score)
     }
 
     /// The melody as this encoding hears it: one track, four ticks a quarter, velocity 100, no

@@ -176,6 +176,10 @@ impl Encoding for MelodyLabels {
         Box::new(LabelsGrammar::of(self))
     }
 
+    fn key_shift(&self, score: &Score) -> i32 {
+        self.melody.key_shift(score)
+    }
+
     /// The melody as [`Melody`] hears it.
     fn quantise(&self, score: &Score) -> Score {
         self.melody.quantise(score)

@@ -35,6 +35,14 @@ impl Weight {
         }
     }
 
+    /// The weight of one row.
+    pub(super) fn stream(&mut self) -> Option<&mut StreamedB> {
+        match self {
+            Weight::Streamed(w) => Some(w),
+            Weight::Packed(_) => None,
+        }
+    }
+
     /// `y = x W^T + bias`, or `y += x W^T + bias`; `x` `[batch, inputs]`, `y` `[batch, outputs]`.
     #[inline]
     pub(super) fn apply(&self, x: &[f32], bias: Option<&[f32]>, y: &mut [f32], accumulate: bool) {

@@ -82,53 +82,74 @@ pub fn attention(
             v.inputs.iter().map(|t| Tensor::zeros(t.shape()).map(Some)).collect()
         }));
     }
-    let mut lse = Buffer::scratch(s.batch * s.heads * s.queries);
-    {
-        let (q, k, v) = (Operand::new(q), Operand::new(k), Operand::new(v));
-        let er = er.map(Tensor::compact);
-        let relative = er.as_deref().map(|er| Relative { er, max_len: call.max_len });
-        let into = RowsMut { data: &mut o, strides: strides(&layout) };
-        attention_forward(q.rows(), k.rows(), v.rows(), relative, into, &mut lse, s, &call.rule);
-    }
+    let lse = call.forward(q, k, v, er, &mut o, &layout);
     Ok(Tensor::from_op(OP, &operands, o, layout, move |v| {
         if is_recording() {
             return twin_gradients(v, |x| call.plain(&x[0], &x[1], &x[2], x.get(3)));
         }
         let [q, k, value, ..] = v.inputs else { unreachable!("attention has three operands") };
-        let (of_q, of_k, of_v) = (layout_like(q)?, layout_like(k)?, layout_like(value)?);
-        let mut d_q = Buffer::scratch(of_q.len());
-        let (mut d_k, mut d_v) = (Buffer::scratch(of_k.len()), Buffer::scratch(of_v.len()));
-        let er = v.inputs.get(3).map(Tensor::compact);
-        let mut d_er = Buffer::scratch(er.as_ref().map_or(0, |er| er.len()));
-        let relative = er.as_deref().map(|er| Relative { er, max_len: call.max_len });
-        let mut room = Buffer::scratch(attention_backward_room(s, &call.rule, er.is_some()));
-        let [q, k, value, o, d_o] = [q, k, value, v.output, &v.d_output].map(Operand::new);
-        attention_backward(
-            q.rows(),
-            k.rows(),
-            value.rows(),
-            relative,
-            o.rows(),
-            &lse,
-            d_o.rows(),
-            RowsMut { data: &mut d_q, strides: strides(&of_q) },
-            RowsMut { data: &mut d_k, strides: strides(&of_k) },
-            RowsMut { data: &mut d_v, strides: strides(&of_v) },
-            &mut d_er,
-            &mut room,
-            s,
-            &call.rule,
-        );
-        let mut grads = vec![
-            Some(Tensor::constant(d_q, of_q)),
-            Some(Tensor::constant(d_k, of_k)),
-            Some(Tensor::constant(d_v, of_v)),
-        ];
-        if let Some(er) = v.inputs.get(3) {
-            grads.push(Some(Tensor::constant(d_er, Layout::contiguous(OP, er.shape())?)));
-        }
-        Ok(grads)
+        let (d, d_er) =
+            call.backward([q, k, value], v.inputs.get(3), v.output, &lse, &v.d_output)?;
+        Ok(d.into_iter().chain(d_er).map(Some).collect())
     }))
+}
+
+/// Computes what the rows of one projection find among each other: its parts are queries, keys and
+/// values, and so is its gradient, which is written in one piece.
+///
+/// # Shapes
+/// `qkv` `[batch, rows, 3, heads, head_dim]`; `er` `[heads, max_len, head_dim]`; the result
+/// `[batch, rows, heads, head_dim]`.
+///
+/// # Errors
+/// As [`attention`].
+pub fn self_attention(
+    qkv: &Tensor,
+    er: Option<&Tensor>,
+    how: &Attention,
+    rng: &mut Rng,
+) -> Result<Tensor> {
+    let &[batch, rows, 3, heads, head_dim] = qkv.shape() else {
+        let why = "[batch, rows, 3, heads, head_dim] is wanted";
+        return Err(Error::shape(OP, qkv.shape(), &[], why));
+    };
+    let width = heads * head_dim;
+    let [q, k, v] = parts(qkv)?;
+    let call = Call::check(&q, &k, &v, er, how, rng)?;
+    let layout = Layout::contiguous(OP, &[batch, rows, heads, head_dim])?;
+    let mut o = Buffer::scratch(layout.len());
+    let mut operands = vec![qkv];
+    operands.extend(er);
+    if o.is_empty() {
+        return Ok(Tensor::from_op(OP, &operands, o, layout, |v| {
+            v.inputs.iter().map(|t| Tensor::zeros(t.shape()).map(Some)).collect()
+        }));
+    }
+    let lse = call.forward(&q, &k, &v, er, &mut o, &layout.permute(&[0, 2, 1, 3]));
+    drop([q, k, v]);
+    Ok(Tensor::from_op(OP, &operands, o, layout, move |v| {
+        if is_recording() {
+            return twin_gradients(v, |x| {
+                let [q, k, v] = parts(&x[0])?;
+                call.plain(&q, &k, &v, x.get(1))?.permute(&[0, 2, 1, 3])
+            });
+        }
+        let qkv = parts(&v.inputs[0])?;
+        let by_head = |x: &Tensor| x.permute(&[0, 2, 1, 3]);
+        let (o, d_o) = (by_head(v.output)?, by_head(&v.d_output)?);
+        let (d, d_er) = call.backward(qkv.each_ref(), v.inputs.get(1), &o, &lse, &d_o)?;
+        let row = |x: &Tensor| by_head(x)?.reshape(&[batch * rows, width]);
+        let [d_q, d_k, d_v] = [row(&d[0])?, row(&d[1])?, row(&d[2])?];
+        let d_qkv = Tensor::concat(&[&d_q, &d_k, &d_v], 1)?.reshape(v.inputs[0].shape())?;
+        Ok([d_qkv].into_iter().chain(d_er).map(Some).collect())
+    }))
+}
+
+/// Queries, keys and values of a projection `[batch, rows, 3, heads, head_dim]`, each seen as
+/// `[batch, heads, rows, head_dim]`.
+fn parts(qkv: &Tensor) -> Result<[Tensor; 3]> {
+    let part = |at| qkv.select(2, at)?.permute(&[0, 2, 1, 3]);
+    Ok([part(0)?, part(1)?, part(2)?])
 }
 
 /// Attention of small operations, with the whole square: oracle, second derivative, lesson.
@@ -211,6 +232,68 @@ impl Call {
         });
         let scale = how.scale.unwrap_or(1.0 / (head_dim as f32).sqrt());
         Ok(Call { s, rule: Rule { mask: how.mask, scale, dropout }, max_len })
+    }
+
+    /// Fills `o`, which lies as `layout`, and returns the log of the sum of each query's weights.
+    fn forward(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        er: Option<&Tensor>,
+        o: &mut [f32],
+        layout: &Layout,
+    ) -> Buffer {
+        let mut lse = Buffer::scratch(self.s.batch * self.s.heads * self.s.queries);
+        let (q, k, v) = (Operand::new(q), Operand::new(k), Operand::new(v));
+        let er = er.map(Tensor::compact);
+        let relative = er.as_deref().map(|er| Relative { er, max_len: self.max_len });
+        let into = RowsMut { data: o, strides: strides(layout) };
+        let rule = &self.rule;
+        attention_forward(q.rows(), k.rows(), v.rows(), relative, into, &mut lse, self.s, rule);
+        lse
+    }
+
+    /// The gradients of queries, keys, values and relative embeddings.
+    fn backward(
+        &self,
+        [q, k, v]: [&Tensor; 3],
+        er: Option<&Tensor>,
+        o: &Tensor,
+        lse: &[f32],
+        d_o: &Tensor,
+    ) -> Result<([Tensor; 3], Option<Tensor>)> {
+        let (of_q, of_k, of_v) = (layout_like(q)?, layout_like(k)?, layout_like(v)?);
+        let mut d_q = Buffer::scratch(of_q.len());
+        let (mut d_k, mut d_v) = (Buffer::scratch(of_k.len()), Buffer::scratch(of_v.len()));
+        let of_er = er.map(|er| Layout::contiguous(OP, er.shape())).transpose()?;
+        let mut d_er = Buffer::scratch(of_er.map_or(0, |layout| layout.len()));
+        let er = er.map(Tensor::compact);
+        let relative = er.as_deref().map(|er| Relative { er, max_len: self.max_len });
+        let mut room =
+            Buffer::scratch(attention_backward_room(self.s, &self.rule, relative.is_some()));
+        let [q, k, v, o, d_o] = [q, k, v, o, d_o].map(Operand::new);
+        attention_backward(
+            q.rows(),
+            k.rows(),
+            v.rows(),
+            relative,
+            o.rows(),
+            lse,
+            d_o.rows(),
+            RowsMut { data: &mut d_q, strides: strides(&of_q) },
+            RowsMut { data: &mut d_k, strides: strides(&of_k) },
+            RowsMut { data: &mut d_v, strides: strides(&of_v) },
+            &mut d_er,
+            &mut room,
+            self.s,
+            &self.rule,
+        );
+        let d = [(d_q, of_q), (d_k, of_k), (d_v, of_v)];
+        Ok((
+            d.map(|(d, layout)| Tensor::constant(d, layout)),
+            of_er.map(|layout| Tensor::constant(d_er, layout)),
+        ))
     }
 
     fn plain(&self, q: &Tensor, k: &Tensor, v: &Tensor, er: Option<&Tensor>) -> Result<Tensor> {

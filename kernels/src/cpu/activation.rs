@@ -1,27 +1,42 @@
 //! Activations of `x + bias`, and the gradients of that.
 
 use super::bypass::before_line;
-use super::lanes::{Body, LANES, Lanes};
-use super::map::{Map, Zip, put, zip_out};
+use super::lanes::{Body, LANES, Lanes, Numbers};
+use super::map::{Map, Zip, load_three, put, put_three, zip_out};
 use super::math;
+use super::three::Three;
 
 /// Defines `d_x = f'(x) d_y` as functions of two numbers.
 macro_rules! slopes {
-    ($($name:ident($x:ident, $d:ident) = $value:expr;)+) => {$(
+    ($long:literal: $($name:ident($x:ident, $d:ident) = $value:expr;)+) => {$(
         #[derive(Clone, Copy)]
         pub(crate) struct $name;
-        impl Zip for $name {
+        impl $name {
             #[inline(always)]
-            fn apply<L: Lanes>(self, $x: L, $d: L) -> L {
+            fn of<L: Numbers>($x: L, $d: L) -> L {
                 $value
+            }
+        }
+        impl Zip for $name {
+            const LONG: bool = $long;
+            #[inline(always)]
+            fn apply<L: Lanes>(self, x: L, d: L) -> L {
+                Self::of(x, d)
+            }
+            #[inline(always)]
+            fn apply_three<L: Lanes>(self, x: Three<L>, d: Three<L>) -> Three<L> {
+                Self::of(x, d)
             }
         }
     )+};
 }
 
-slopes! {
+slopes! { false:
     IdentitySlope(_x, d) = d;
     ReluSlope(x, d) = L::select(x.gt(L::zero()), d, L::zero());
+}
+
+slopes! { true:
     GeluSlope(x, d) = math::gelu_slope(x).mul(d);
     GeluTanhSlope(x, d) = math::gelu_tanh_slope(x).mul(d);
     SiluSlope(x, d) = math::silu_slope(x).mul(d);
@@ -52,11 +67,21 @@ impl Zip for LeakyReluSlope {
 #[derive(Clone, Copy)]
 pub(crate) struct EluSlope(pub f32);
 
+#[inline(always)]
+fn elu_slope<L: Numbers>(alpha: f32, x: L, d: L) -> L {
+    let below = math::exp(x).mul(L::splat(alpha));
+    L::select(x.gt(L::zero()), L::splat(1.0), below).mul(d)
+}
+
 impl Zip for EluSlope {
+    const LONG: bool = true;
     #[inline(always)]
     fn apply<L: Lanes>(self, x: L, d: L) -> L {
-        let below = math::exp(x).mul(L::splat(self.0));
-        L::select(x.gt(L::zero()), L::splat(1.0), below).mul(d)
+        elu_slope(self.0, x, d)
+    }
+    #[inline(always)]
+    fn apply_three<L: Lanes>(self, x: Three<L>, d: Three<L>) -> Three<L> {
+        elu_slope(self.0, x, d)
     }
 }
 
@@ -65,9 +90,14 @@ impl Zip for EluSlope {
 struct Biased<F>(F);
 
 impl<F: Map> Zip for Biased<F> {
+    const LONG: bool = F::LONG;
     #[inline(always)]
     fn apply<L: Lanes>(self, x: L, bias: L) -> L {
         self.0.apply(x.add(bias))
+    }
+    #[inline(always)]
+    fn apply_three<L: Lanes>(self, x: Three<L>, bias: Three<L>) -> Three<L> {
+        self.0.apply_three(x.add(bias))
     }
 }
 
@@ -96,6 +126,16 @@ fn residual_blocks<L: Lanes, F: Map, const PAST: bool>(
     let (bias, bias_tail) = bias.as_chunks::<LANES>();
     let (residual, residual_tail) = residual.as_chunks::<LANES>();
     let (y, y_tail) = y.as_chunks_mut::<LANES>();
+    let threes = if L::IN_TURN && F::LONG { y.len() / 3 * 3 } else { 0 };
+    let ((x_threes, x), (bias_threes, bias)) = (x.split_at(threes), bias.split_at(threes));
+    let (residual_threes, residual) = residual.split_at(threes);
+    let (y_threes, y) = y.split_at_mut(threes);
+    let inner = x_threes.as_chunks().0.iter().zip(bias_threes.as_chunks().0);
+    let outer = residual_threes.as_chunks().0.iter().zip(y_threes.as_chunks_mut().0);
+    for ((x, bias), (residual, y)) in inner.zip(outer) {
+        let value = f.apply_three(load_three::<L>(x).add(load_three(bias)));
+        put_three::<L, PAST>(value.add(load_three(residual)), y);
+    }
     for (((x, bias), residual), y) in x.iter().zip(bias).zip(residual).zip(y) {
         let value = f.apply(L::load(x).add(L::load(bias)));
         put::<L, PAST>(value.add(L::load(residual)), y);
@@ -156,6 +196,17 @@ fn backward_blocks<L: Lanes, F: Zip, const PAST: bool>(
     let (d_y, d_y_tail) = d_y.as_chunks::<LANES>();
     let (d_x, d_x_tail) = d_x.as_chunks_mut::<LANES>();
     let (d_bias, d_bias_tail) = d_bias.as_chunks_mut::<LANES>();
+    let threes = if L::IN_TURN && F::LONG { d_x.len() / 3 * 3 } else { 0 };
+    let ((x_threes, x), (bias_threes, bias)) = (x.split_at(threes), bias.split_at(threes));
+    let ((d_y_threes, d_y), (d_x_threes, d_x)) = (d_y.split_at(threes), d_x.split_at_mut(threes));
+    let (d_bias_threes, d_bias) = d_bias.split_at_mut(threes);
+    let inner = x_threes.as_chunks().0.iter().zip(bias_threes.as_chunks().0);
+    let outer = d_y_threes.as_chunks().0.iter().zip(d_x_threes.as_chunks_mut().0);
+    for (((x, bias), (d_y, d_x)), d_bias) in inner.zip(outer).zip(d_bias_threes.as_chunks_mut().0) {
+        let d = slope.apply_three(load_three::<L>(x).add(load_three(bias)), load_three(d_y));
+        put_three::<L, PAST>(d, d_x);
+        put_three::<L, false>(d.add(load_three(d_bias)), d_bias);
+    }
     for ((((x, bias), d_y), d_x), d_bias) in x.iter().zip(bias).zip(d_y).zip(d_x).zip(d_bias) {
         let d = slope.apply(L::load(x).add(L::load(bias)), L::load(d_y));
         put::<L, PAST>(d, d_x);

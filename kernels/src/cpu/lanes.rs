@@ -1,6 +1,7 @@
 //! Sixteen f32 at a time, on every instruction set.
 //!
-//! A kernel body is written once over the trait [`Lanes`] and compiled once per tier. A value is
+//! A kernel body is written once over the trait [`Lanes`] ([`Numbers`] without loads and stores) and
+//! compiled once per tier. A value is
 //! always sixteen numbers wide: one register of AVX-512, two of AVX2, four of NEON, an array in plain
 //! Rust. Every operation is exactly rounded (multiply-adds are fused everywhere) and every
 //! reduction is the same tree, so a body gives the same bits on every tier.
@@ -16,28 +17,17 @@ pub(crate) const LANES: usize = 16;
 /// What fills one [`Lanes`] value.
 pub(crate) type Block = [f32; LANES];
 
-/// Sixteen f32.
+/// Numbers that are computed with side by side: what a function of analysis needs.
 ///
 /// Implementations are named by [`dispatch`] alone, which checks that this machine has their
 /// instructions: that is what makes the methods sound.
-pub(crate) trait Lanes: Copy {
-    /// Sixteen i32, wrapping.
+pub(crate) trait Numbers: Copy {
+    /// As many i32, wrapping.
     type Ints: Copy;
-    /// Sixteen yes-or-no.
+    /// As many yes-or-no.
     type Mask: Copy;
 
     fn splat(x: f32) -> Self;
-    fn load(x: &Block) -> Self;
-    /// Loads the fewer than sixteen numbers of `x`; the other lanes are 0.
-    fn load_part(x: &[f32]) -> Self;
-    fn store(self, y: &mut Block);
-    /// Stores the first `y.len() < 16` lanes.
-    fn store_part(self, y: &mut [f32]);
-    /// Stores past the cache; `y` lies on a cache line (64 bytes).
-    #[inline(always)]
-    fn stream(self, y: &mut Block) {
-        self.store(y);
-    }
 
     fn add(self, b: Self) -> Self;
     fn sub(self, b: Self) -> Self;
@@ -73,10 +63,15 @@ pub(crate) trait Lanes: Copy {
     /// Shifts right, copying the sign.
     fn shift_right<const N: u32>(a: Self::Ints) -> Self::Ints;
 
-    /// Adds all lanes: `l + (l + 8)`, then `+ 4`, `+ 2`, `+ 1`.
-    fn reduce_add(self) -> f32;
-    /// The largest lane, in the same tree.
-    fn reduce_max(self) -> f32;
+    /// Keeps the order of instructions: those that compute `self` stay before those that use it.
+    ///
+    /// A compiler that meets one chain of dependent steps beside another puts the second one behind
+    /// the first; then the processor, which sees some hundred instructions ahead, waits for each
+    /// step of a chain. A meeting after each step keeps the chains side by side.
+    #[inline(always)]
+    fn meet(self) -> Self {
+        self
+    }
 
     #[inline(always)]
     fn zero() -> Self {
@@ -94,6 +89,65 @@ pub(crate) trait Lanes: Copy {
     #[inline(always)]
     fn sign(self) -> Self::Ints {
         Self::and(self.bits(), Self::ints(i32::MIN))
+    }
+}
+
+/// Sixteen f32.
+pub(crate) trait Lanes: Numbers {
+    /// Whether long functions run faster on [`Three`](super::three::Three) at a time.
+    const IN_TURN: bool = false;
+
+    fn load(x: &Block) -> Self;
+    /// Loads the fewer than sixteen numbers of `x`; the other lanes are 0.
+    fn load_part(x: &[f32]) -> Self;
+    fn store(self, y: &mut Block);
+    /// Stores the first `y.len() < 16` lanes.
+    fn store_part(self, y: &mut [f32]);
+    /// Stores past the cache; `y` lies on a cache line (64 bytes).
+    #[inline(always)]
+    fn stream(self, y: &mut Block) {
+        self.store(y);
+    }
+
+    /// The upper and the lower halves of the products of `b` and numbers without sign.
+    #[inline(always)]
+    fn mul_wide(a: Self::Ints, b: u32) -> (Self::Ints, Self::Ints) {
+        let mut low = [0.0; LANES];
+        Self::from_bits(a).store(&mut low);
+        let products = low.map(|a| u64::from(a.to_bits()) * u64::from(b));
+        let high = products.map(|x| f32::from_bits((x >> 32) as u32));
+        let low = products.map(|x| f32::from_bits(x as u32));
+        (Self::load(&high).bits(), Self::load(&low).bits())
+    }
+    /// The lanes as f32, for numbers in `[0, 2^24)`, which are exact.
+    #[inline(always)]
+    fn floats(a: Self::Ints) -> Self {
+        let mut x = [0.0; LANES];
+        Self::from_bits(a).store(&mut x);
+        Self::load(&x.map(|x| x.to_bits() as f32))
+    }
+    /// Number `l` of each of the four, then number `l + 1` of each, and so on.
+    #[inline(always)]
+    fn interleave(x: [Self; 4]) -> [Self; 4] {
+        let (mut from, mut to) = ([[0.0; LANES]; 4], [[0.0; LANES]; 4]);
+        for (x, from) in x.into_iter().zip(&mut from) {
+            x.store(from);
+        }
+        for (i, to) in to.as_flattened_mut().iter_mut().enumerate() {
+            *to = from[i % 4][i / 4];
+        }
+        to.map(|to| Self::load(&to))
+    }
+
+    /// Adds all lanes: `l + (l + 8)`, then `+ 4`, `+ 2`, `+ 1`.
+    fn reduce_add(self) -> f32;
+    /// The largest lane, in the same tree.
+    fn reduce_max(self) -> f32;
+
+    /// [`Numbers::meet`] of three together.
+    #[inline(always)]
+    fn meet_three(x: [Self; 3]) -> [Self; 3] {
+        x
     }
 }
 

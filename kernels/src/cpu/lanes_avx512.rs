@@ -1,6 +1,6 @@
 //! Sixteen lanes in one AVX-512 register.
 
-use super::lanes::{Block, Lanes};
+use super::lanes::{Block, Lanes, Numbers};
 use std::arch::x86_64::*;
 
 /// Sixteen f32 in a zmm register.
@@ -24,7 +24,7 @@ macro_rules! cpu {
     };
 }
 
-impl Lanes for Avx512 {
+impl Numbers for Avx512 {
     type Ints = __m512i;
     type Mask = __mmask16;
 
@@ -32,28 +32,6 @@ impl Lanes for Avx512 {
     fn splat(x: f32) -> Self {
         Avx512(cpu!(_mm512_set1_ps(x)))
     }
-    #[inline(always)]
-    fn load(x: &Block) -> Self {
-        Avx512(cpu!(_mm512_loadu_ps(x.as_ptr())))
-    }
-    #[inline(always)]
-    fn load_part(x: &[f32]) -> Self {
-        Avx512(cpu!(_mm512_maskz_loadu_ps(first(x.len()), x.as_ptr())))
-    }
-    #[inline(always)]
-    fn store(self, y: &mut Block) {
-        cpu!(_mm512_storeu_ps(y.as_mut_ptr(), self.0))
-    }
-    #[inline(always)]
-    fn stream(self, y: &mut Block) {
-        debug_assert!((y.as_ptr() as usize).is_multiple_of(64));
-        cpu!(_mm512_stream_ps(y.as_mut_ptr(), self.0))
-    }
-    #[inline(always)]
-    fn store_part(self, y: &mut [f32]) {
-        cpu!(_mm512_mask_storeu_ps(y.as_mut_ptr(), first(y.len()), self.0))
-    }
-
     #[inline(always)]
     fn add(self, b: Self) -> Self {
         Avx512(cpu!(_mm512_add_ps(self.0, b.0)))
@@ -151,6 +129,47 @@ impl Lanes for Avx512 {
     #[inline(always)]
     fn shift_right<const N: u32>(a: Self::Ints) -> Self::Ints {
         cpu!(_mm512_srai_epi32::<N>(a))
+    }
+}
+
+impl Lanes for Avx512 {
+    #[inline(always)]
+    fn load(x: &Block) -> Self {
+        Avx512(cpu!(_mm512_loadu_ps(x.as_ptr())))
+    }
+    #[inline(always)]
+    fn load_part(x: &[f32]) -> Self {
+        Avx512(cpu!(_mm512_maskz_loadu_ps(first(x.len()), x.as_ptr())))
+    }
+    #[inline(always)]
+    fn store(self, y: &mut Block) {
+        cpu!(_mm512_storeu_ps(y.as_mut_ptr(), self.0))
+    }
+    #[inline(always)]
+    fn stream(self, y: &mut Block) {
+        debug_assert!((y.as_ptr() as usize).is_multiple_of(64));
+        cpu!(_mm512_stream_ps(y.as_mut_ptr(), self.0))
+    }
+    #[inline(always)]
+    fn store_part(self, y: &mut [f32]) {
+        cpu!(_mm512_mask_storeu_ps(y.as_mut_ptr(), first(y.len()), self.0))
+    }
+
+    #[inline(always)]
+    fn mul_wide(a: Self::Ints, b: u32) -> (Self::Ints, Self::Ints) {
+        cpu!({
+            let b = _mm512_set1_epi32(b as i32);
+            let even = _mm512_mul_epu32(a, b);
+            let odd = _mm512_mul_epu32(_mm512_srli_epi64::<32>(a), b);
+            (
+                _mm512_mask_blend_epi32(0xaaaa, _mm512_srli_epi64::<32>(even), odd),
+                _mm512_mask_blend_epi32(0xaaaa, even, _mm512_slli_epi64::<32>(odd)),
+            )
+        })
+    }
+    #[inline(always)]
+    fn floats(a: Self::Ints) -> Self {
+        Avx512(cpu!(_mm512_cvtepi32_ps(a)))
     }
 
     #[inline(always)]

@@ -1,6 +1,6 @@
 //! Sixteen lanes in four NEON registers.
 
-use super::lanes::{Block, LANES, Lanes};
+use super::lanes::{Block, LANES, Lanes, Numbers};
 use std::arch::aarch64::*;
 use std::array::from_fn;
 
@@ -22,7 +22,7 @@ fn power_of_two(n: int32x4_t) -> float32x4_t {
     cpu!(vreinterpretq_f32_s32(vshlq_n_s32::<23>(vaddq_s32(n, vdupq_n_s32(127)))))
 }
 
-impl Lanes for Neon {
+impl Numbers for Neon {
     type Ints = [int32x4_t; 4];
     type Mask = [uint32x4_t; 4];
 
@@ -30,29 +30,6 @@ impl Lanes for Neon {
     fn splat(x: f32) -> Self {
         Neon([cpu!(vdupq_n_f32(x)); 4])
     }
-    #[inline(always)]
-    fn load(x: &Block) -> Self {
-        Neon(from_fn(|q| cpu!(vld1q_f32(x.as_ptr().add(4 * q)))))
-    }
-    #[inline(always)]
-    fn load_part(x: &[f32]) -> Self {
-        let mut block = [0.0; LANES];
-        block[..x.len()].copy_from_slice(x);
-        Self::load(&block)
-    }
-    #[inline(always)]
-    fn store(self, y: &mut Block) {
-        for (q, x) in self.0.into_iter().enumerate() {
-            cpu!(vst1q_f32(y.as_mut_ptr().add(4 * q), x));
-        }
-    }
-    #[inline(always)]
-    fn store_part(self, y: &mut [f32]) {
-        let mut block = [0.0; LANES];
-        self.store(&mut block);
-        y.copy_from_slice(&block[..y.len()]);
-    }
-
     #[inline(always)]
     fn add(self, b: Self) -> Self {
         Neon(from_fn(|q| cpu!(vaddq_f32(self.0[q], b.0[q]))))
@@ -159,6 +136,31 @@ impl Lanes for Neon {
     #[inline(always)]
     fn shift_right<const N: u32>(a: Self::Ints) -> Self::Ints {
         from_fn(|q| cpu!(vshlq_s32(a[q], vdupq_n_s32(-(N as i32)))))
+    }
+}
+
+impl Lanes for Neon {
+    #[inline(always)]
+    fn load(x: &Block) -> Self {
+        Neon(from_fn(|q| cpu!(vld1q_f32(x.as_ptr().add(4 * q)))))
+    }
+    #[inline(always)]
+    fn load_part(x: &[f32]) -> Self {
+        let mut block = [0.0; LANES];
+        block[..x.len()].copy_from_slice(x);
+        Self::load(&block)
+    }
+    #[inline(always)]
+    fn store(self, y: &mut Block) {
+        for (q, x) in self.0.into_iter().enumerate() {
+            cpu!(vst1q_f32(y.as_mut_ptr().add(4 * q), x));
+        }
+    }
+    #[inline(always)]
+    fn store_part(self, y: &mut [f32]) {
+        let mut block = [0.0; LANES];
+        self.store(&mut block);
+        y.copy_from_slice(&block[..y.len()]);
     }
 
     #[inline(always)]

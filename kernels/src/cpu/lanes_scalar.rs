@@ -1,6 +1,6 @@
 //! Sixteen lanes in plain Rust: the meaning of each operation, and every machine's floor.
 
-use super::lanes::{Block, LANES, Lanes};
+use super::lanes::{Block, LANES, Lanes, Numbers};
 use std::array::from_fn;
 
 /// Sixteen f32 in an array.
@@ -13,7 +13,7 @@ fn power_of_two(n: i32) -> f32 {
     f32::from_bits(((n + 127) << 23) as u32)
 }
 
-impl Lanes for Scalar {
+impl Numbers for Scalar {
     type Ints = [i32; LANES];
     type Mask = [bool; LANES];
 
@@ -21,25 +21,6 @@ impl Lanes for Scalar {
     fn splat(x: f32) -> Self {
         Scalar([x; LANES])
     }
-    #[inline(always)]
-    fn load(x: &Block) -> Self {
-        Scalar(*x)
-    }
-    #[inline(always)]
-    fn load_part(x: &[f32]) -> Self {
-        let mut block = [0.0; LANES];
-        block[..x.len()].copy_from_slice(x);
-        Scalar(block)
-    }
-    #[inline(always)]
-    fn store(self, y: &mut Block) {
-        *y = self.0;
-    }
-    #[inline(always)]
-    fn store_part(self, y: &mut [f32]) {
-        y.copy_from_slice(&self.0[..y.len()]);
-    }
-
     #[inline(always)]
     fn add(self, b: Self) -> Self {
         Scalar(from_fn(|l| self.0[l] + b.0[l]))
@@ -142,6 +123,27 @@ impl Lanes for Scalar {
     #[inline(always)]
     fn shift_right<const N: u32>(a: Self::Ints) -> Self::Ints {
         from_fn(|l| a[l] >> N)
+    }
+}
+
+impl Lanes for Scalar {
+    #[inline(always)]
+    fn load(x: &Block) -> Self {
+        Scalar(*x)
+    }
+    #[inline(always)]
+    fn load_part(x: &[f32]) -> Self {
+        let mut block = [0.0; LANES];
+        block[..x.len()].copy_from_slice(x);
+        Scalar(block)
+    }
+    #[inline(always)]
+    fn store(self, y: &mut Block) {
+        *y = self.0;
+    }
+    #[inline(always)]
+    fn store_part(self, y: &mut [f32]) {
+        y.copy_from_slice(&self.0[..y.len()]);
     }
 
     #[inline(always)]

@@ -1,16 +1,47 @@
 //! Functions of one and two numbers, element by element; sums in a fixed tree.
 
 use super::bypass::before_line;
-use super::lanes::{Block, Body, LANES, Lanes};
+use super::lanes::{Block, Body, LANES, Lanes, Numbers};
+use super::three::Three;
 
 /// A function of one number.
 pub(crate) trait Map: Copy + Sync {
+    /// Whether it is a long chain of steps, so that three at a time may be faster.
+    const LONG: bool = false;
+
     fn apply<L: Lanes>(self, x: L) -> L;
+    /// [`Map::apply`] to three, in turn if it is long.
+    #[inline(always)]
+    fn apply_three<L: Lanes>(self, x: Three<L>) -> Three<L> {
+        Three([self.apply(x.0[0]), self.apply(x.0[1]), self.apply(x.0[2])])
+    }
 }
 
 /// A function of two numbers.
 pub(crate) trait Zip: Copy + Sync {
+    /// As [`Map::LONG`].
+    const LONG: bool = false;
+
     fn apply<L: Lanes>(self, a: L, b: L) -> L;
+    /// As [`Map::apply_three`].
+    #[inline(always)]
+    fn apply_three<L: Lanes>(self, a: Three<L>, b: Three<L>) -> Three<L> {
+        Three([self.apply(a.0[0], b.0[0]), self.apply(a.0[1], b.0[1]), self.apply(a.0[2], b.0[2])])
+    }
+}
+
+/// Loads three blocks.
+#[inline(always)]
+pub(crate) fn load_three<L: Lanes>(x: &[Block; 3]) -> Three<L> {
+    Three([L::load(&x[0]), L::load(&x[1]), L::load(&x[2])])
+}
+
+/// [`put`] for three blocks.
+#[inline(always)]
+pub(crate) fn put_three<L: Lanes, const PAST: bool>(value: Three<L>, y: &mut [Block; 3]) {
+    put::<L, PAST>(value.0[0], &mut y[0]);
+    put::<L, PAST>(value.0[1], &mut y[1]);
+    put::<L, PAST>(value.0[2], &mut y[2]);
 }
 
 /// Stores a block, past the cache where `PAST`: it lies on a cache line then.
@@ -32,6 +63,11 @@ pub(crate) struct MapBody<'a, F> {
 fn map_blocks<L: Lanes, F: Map, const PAST: bool>(f: F, x: &[f32], y: &mut [f32]) {
     let (x, x_tail) = x.as_chunks::<LANES>();
     let (y, y_tail) = y.as_chunks_mut::<LANES>();
+    let threes = if L::IN_TURN && F::LONG { x.len() / 3 * 3 } else { 0 };
+    let ((x_threes, x), (y_threes, y)) = (x.split_at(threes), y.split_at_mut(threes));
+    for (x, y) in x_threes.as_chunks().0.iter().zip(y_threes.as_chunks_mut().0) {
+        put_three::<L, PAST>(f.apply_three(load_three(x)), y);
+    }
     for (x, y) in x.iter().zip(y) {
         put::<L, PAST>(f.apply(L::load(x)), y);
     }
@@ -79,6 +115,13 @@ fn zip_blocks<L: Lanes, F: Zip, const PAST: bool>(f: F, a: &[f32], b: &[f32], y:
     let (a, a_tail) = a.as_chunks::<LANES>();
     let (b, b_tail) = b.as_chunks::<LANES>();
     let (y, y_tail) = y.as_chunks_mut::<LANES>();
+    let threes = if L::IN_TURN && F::LONG { y.len() / 3 * 3 } else { 0 };
+    let ((a_threes, a), (b_threes, b)) = (a.split_at(threes), b.split_at(threes));
+    let (y_threes, y) = y.split_at_mut(threes);
+    let pairs = a_threes.as_chunks().0.iter().zip(b_threes.as_chunks().0);
+    for ((a, b), y) in pairs.zip(y_threes.as_chunks_mut().0) {
+        put_three::<L, PAST>(f.apply_three(load_three(a), load_three(b)), y);
+    }
     for ((a, b), y) in a.iter().zip(b).zip(y) {
         put::<L, PAST>(f.apply(L::load(a), L::load(b)), y);
     }
@@ -275,27 +318,49 @@ macro_rules! functions {
     )+};
 }
 
+/// Defines functions of [`math`](super::math).
+macro_rules! long_functions {
+    ($($name:ident = $f:ident;)+) => {$(
+        #[derive(Clone, Copy)]
+        pub(crate) struct $name;
+        impl Map for $name {
+            const LONG: bool = true;
+            #[inline(always)]
+            fn apply<L: Lanes>(self, x: L) -> L {
+                super::math::$f(x)
+            }
+            #[inline(always)]
+            fn apply_three<L: Lanes>(self, x: Three<L>) -> Three<L> {
+                super::math::$f(x)
+            }
+        }
+    )+};
+}
+
+long_functions! {
+    Exp = exp;
+    Log = log;
+    Tanh = tanh;
+    Sigmoid = sigmoid;
+    Gelu = gelu;
+    GeluTanh = gelu_tanh;
+    Silu = silu;
+    Softplus = softplus;
+    Erf = erf;
+}
+
 functions! { Map:
     Same(x) = x;
     Square(x) = x.mul(x);
     Cube(x) = x.mul(x).mul(x);
     Neg(x) = x.neg();
-    Exp(x) = super::math::exp(x);
-    Log(x) = super::math::log(x);
     Sqrt(x) = x.sqrt();
     Recip(x) = L::splat(1.0).div(x);
-    Tanh(x) = super::math::tanh(x);
-    Sigmoid(x) = super::math::sigmoid(x);
     /// The order of operands keeps NaN.
     Relu(x) = L::zero().max(x);
-    Gelu(x) = super::math::gelu(x);
-    GeluTanh(x) = super::math::gelu_tanh(x);
-    Silu(x) = super::math::silu(x);
-    Softplus(x) = super::math::softplus(x);
     Step(x) = L::select(x.gt(L::zero()), L::splat(1.0), L::zero());
     Sin(x) = super::math::sin(x);
     Cos(x) = super::math::cos(x);
-    Erf(x) = super::math::erf(x);
     Abs(x) = x.abs();
 }
 
@@ -325,11 +390,21 @@ impl Map for LeakyRelu {
 #[derive(Clone, Copy)]
 pub(crate) struct Elu(pub f32);
 
+#[inline(always)]
+fn elu<L: Numbers>(alpha: f32, x: L) -> L {
+    let below = super::math::exp_less_one(L::zero().min(x)).mul(L::splat(alpha));
+    L::select(x.gt(L::zero()), x, below)
+}
+
 impl Map for Elu {
+    const LONG: bool = true;
     #[inline(always)]
     fn apply<L: Lanes>(self, x: L) -> L {
-        let below = super::math::exp_less_one(L::zero().min(x)).mul(L::splat(self.0));
-        L::select(x.gt(L::zero()), x, below)
+        elu(self.0, x)
+    }
+    #[inline(always)]
+    fn apply_three<L: Lanes>(self, x: Three<L>) -> Three<L> {
+        elu(self.0, x)
     }
 }
 

@@ -5,7 +5,7 @@
 //! the same order on every tier: bit-equal results. The stated errors are the largest ones over all
 //! arguments, measured against f64 by `kernels/tests/math.rs`.
 
-use super::lanes::Lanes;
+use super::lanes::{Lanes, Numbers};
 use std::f32::consts::{LN_2, LOG2_E};
 
 /// ln 2 less its f32 value: the second word of a product that must not lose its tail.
@@ -15,7 +15,7 @@ const ROUND: f32 = 12_582_912.0;
 
 /// Splits `x` into `n ln 2 + r` with whole `n` and `|r| <= ln(2) / 2`; returns `n + ROUND`, `n`, `r`.
 #[inline(always)]
-fn reduce<L: Lanes>(x: L) -> (L, L, L) {
+fn reduce<L: Numbers>(x: L) -> (L, L, L) {
     let shifted = x.mul_add(L::splat(LOG2_E), L::splat(ROUND));
     let n = shifted.sub(L::splat(ROUND));
     let r = n.neg_mul_add(L::splat(LN_2), x);
@@ -24,19 +24,19 @@ fn reduce<L: Lanes>(x: L) -> (L, L, L) {
 
 /// Computes the polynomial `c[0] + c[1] x + ...` by Horner's rule.
 #[inline(always)]
-fn polynomial<L: Lanes, const N: usize>(x: L, c: [f32; N]) -> L {
+fn polynomial<L: Numbers, const N: usize>(x: L, c: [f32; N]) -> L {
     let mut sum = L::splat(c[N - 1]);
     let mut k = N - 1;
     while k > 0 {
         k -= 1;
-        sum = sum.mul_add(x, L::splat(c[k]));
+        sum = sum.mul_add(x, L::splat(c[k])).meet();
     }
     sum
 }
 
 /// `e^x` for `-104 <= x <= 89` or NaN.
 #[inline(always)]
-fn exp_inside<L: Lanes>(x: L) -> L {
+fn exp_inside<L: Numbers>(x: L) -> L {
     let (_, n, r) = reduce(x);
     // exp(r), relative error of the polynomial 3.2e-9.
     let c = [1.0, 1.0, 0.499_999_94, 0.166_665_21, 0.041_668_266, 0.008_368_676, 0.001_382_069];
@@ -45,14 +45,14 @@ fn exp_inside<L: Lanes>(x: L) -> L {
 
 /// `e^x`, within 2 ulp.
 #[inline(always)]
-pub(crate) fn exp<L: Lanes>(x: L) -> L {
+pub(crate) fn exp<L: Numbers>(x: L) -> L {
     // Beyond these bounds the result is 0 or infinite; the order of operands lets NaN through.
     exp_inside(L::splat(-104.0).max(L::splat(89.0).min(x)))
 }
 
 /// `1 / (1 + e^-x)`, within 3 ulp, absolute error 1e-7.
 #[inline(always)]
-pub(crate) fn sigmoid<L: Lanes>(x: L) -> L {
+pub(crate) fn sigmoid<L: Numbers>(x: L) -> L {
     // With z = exp(-|x|) <= 1 nothing overflows: 1 / (1 + z), or z / (1 + z) for negative x.
     let negative = L::from_bits(L::or(x.bits(), L::ints(i32::MIN)));
     let z = exp_inside(L::splat(-104.0).max(negative));
@@ -62,7 +62,7 @@ pub(crate) fn sigmoid<L: Lanes>(x: L) -> L {
 
 /// `tanh x`, within 3 ulp, absolute error 1.5e-7.
 #[inline(always)]
-pub(crate) fn tanh<L: Lanes>(x: L) -> L {
+pub(crate) fn tanh<L: Numbers>(x: L) -> L {
     // -m / (m + 2) with m = exp(-2|x|) - 1, which keeps the relative precision near 0.
     // tanh(9.2) rounds to 1; the order of operands lets NaN through.
     let t = L::splat(9.2).min(x.abs()).mul(L::splat(-2.0));
@@ -78,7 +78,7 @@ pub(crate) fn tanh<L: Lanes>(x: L) -> L {
 
 /// `ln x`, within 2 ulp; NaN below 0.
 #[inline(always)]
-pub(crate) fn log<L: Lanes>(x: L) -> L {
+pub(crate) fn log<L: Numbers>(x: L) -> L {
     // Denormal numbers have no exponent: scaled by 2^23, they get one.
     let tiny = x.lt(L::splat(f32::MIN_POSITIVE));
     let scaled = L::select(tiny, x.mul(L::splat(8_388_608.0)), x);
@@ -115,7 +115,7 @@ const FAR: f32 = 65_536.0;
 
 /// `(sin x, cos x)`, within 2 ulp for `|x| <= 65536`; other lanes hold nothing of use.
 #[inline(always)]
-pub(crate) fn sin_cos_near<L: Lanes>(x: L) -> (L, L) {
+pub(crate) fn sin_cos_near<L: Numbers>(x: L) -> (L, L) {
     let shifted = x.mul_add(L::splat(std::f32::consts::FRAC_2_PI), L::splat(ROUND));
     let n = shifted.sub(L::splat(ROUND));
     // Three words of pi / 2: x may be as near to a multiple of it as 2^-24 x.
@@ -137,7 +137,7 @@ pub(crate) fn sin_cos_near<L: Lanes>(x: L) -> (L, L) {
 
 /// Turns the sign of `y` where the second bit of `quarter` is set.
 #[inline(always)]
-fn turn<L: Lanes>(y: L, quarter: L::Ints) -> L {
+fn turn<L: Numbers>(y: L, quarter: L::Ints) -> L {
     let sign = L::and(L::shift_left::<30>(quarter), L::ints(i32::MIN));
     L::from_bits(L::xor(y.bits(), sign))
 }
@@ -178,7 +178,7 @@ const ERF_SPLIT: f32 = 0.95;
 
 /// `erf(x) / x - 1` for `|x| <= 0.95`, given `x^2`; relative error 9.1e-10 of `erf(x) / x`.
 #[inline(always)]
-fn erf_small<L: Lanes>(square: L) -> L {
+fn erf_small<L: Numbers>(square: L) -> L {
     let c = [
         0.128_379_17,
         -0.376_126_3,
@@ -193,7 +193,7 @@ fn erf_small<L: Lanes>(square: L) -> L {
 
 /// `erfc(a)` for `a >= 0.95`: absolute error 4.9e-8, and 1e-4 of its size as far as `a = 9.3`.
 #[inline(always)]
-fn erfc_large<L: Lanes>(a: L) -> L {
+fn erfc_large<L: Numbers>(a: L) -> L {
     let c = [
         -4.647_736_5e-4,
         -1.127_030_6,
@@ -212,7 +212,7 @@ fn erfc_large<L: Lanes>(a: L) -> L {
 
 /// `erf x`, within 2 ulp.
 #[inline(always)]
-pub(crate) fn erf<L: Lanes>(x: L) -> L {
+pub(crate) fn erf<L: Numbers>(x: L) -> L {
     let a = x.abs();
     let small = erf_small(x.mul(x)).mul_add(x, x);
     let large = L::splat(1.0).sub(erfc_large(a));
@@ -226,7 +226,7 @@ const TAIL_END: f32 = 13.0;
 
 /// `2^(x - 1)` for `-126.5 < x < 127.5`, 0 where that is denormal; relative error 1.5e-7.
 #[inline(always)]
-fn half_exp2<L: Lanes>(x: L) -> L {
+fn half_exp2<L: Numbers>(x: L) -> L {
     let shifted = x.add(L::splat(ROUND));
     let r = x.sub(shifted.sub(L::splat(ROUND)));
     // Relative error of the polynomial 9.4e-8.
@@ -238,7 +238,7 @@ fn half_exp2<L: Lanes>(x: L) -> L {
 
 /// `1 - Phi(a)` for `0 <= a <= TAIL_END`: absolute error 1e-7, and 1.2e-4 of its size.
 #[inline(always)]
-fn upper_tail<L: Lanes>(a: L) -> L {
+fn upper_tail<L: Numbers>(a: L) -> L {
     // log2(2 (1 - Phi(a))) / a
     let c = [
         -1.151_108,
@@ -259,7 +259,7 @@ fn upper_tail<L: Lanes>(a: L) -> L {
 
 /// `x Phi(x)`, absolute error 2e-7 of `max(1, |x|)`; no cancellation in the left tail.
 #[inline(always)]
-pub(crate) fn gelu<L: Lanes>(x: L) -> L {
+pub(crate) fn gelu<L: Numbers>(x: L) -> L {
     // max(x, 0) - |x| (1 - Phi(|x|)): one formula for both sides. Bounds let NaN through.
     let a = L::splat(TAIL_END).min(x.abs());
     upper_tail(a).neg_mul_add(a, L::splat(-0.0).max(x))
@@ -267,7 +267,7 @@ pub(crate) fn gelu<L: Lanes>(x: L) -> L {
 
 /// The derivative of [`gelu`]: `Phi(x) + x phi(x)`, absolute error 3e-7.
 #[inline(always)]
-pub(crate) fn gelu_slope<L: Lanes>(x: L) -> L {
+pub(crate) fn gelu_slope<L: Numbers>(x: L) -> L {
     let a = L::splat(TAIL_END).min(x.abs());
     let tail = upper_tail(a);
     // phi(a) = 2^(log2(sqrt(2 / pi)) - a^2 log2(e) / 2 - 1)
@@ -279,7 +279,7 @@ pub(crate) fn gelu_slope<L: Lanes>(x: L) -> L {
 
 /// `sigmoid(x)` and `1 - sigmoid(x)`, both within 3 ulp.
 #[inline(always)]
-pub(crate) fn sigmoid_and_rest<L: Lanes>(x: L) -> (L, L) {
+pub(crate) fn sigmoid_and_rest<L: Numbers>(x: L) -> (L, L) {
     let negative = L::from_bits(L::or(x.bits(), L::ints(i32::MIN)));
     let z = exp_inside(L::splat(-104.0).max(negative));
     let near = L::splat(1.0).div(z.add(L::splat(1.0)));
@@ -290,7 +290,7 @@ pub(crate) fn sigmoid_and_rest<L: Lanes>(x: L) -> (L, L) {
 
 /// `e^x - 1` for `x <= 0` or NaN, within 3 ulp.
 #[inline(always)]
-pub(crate) fn exp_less_one<L: Lanes>(x: L) -> L {
+pub(crate) fn exp_less_one<L: Numbers>(x: L) -> L {
     // exp(-20) is below half an ulp of 1.
     let (shifted, _, r) = reduce(L::splat(-20.0).max(x));
     let c = [0.499_999_97, 0.166_665_46, 0.041_667_435, 0.008_366_262, 0.001_387_065_6];
@@ -301,7 +301,7 @@ pub(crate) fn exp_less_one<L: Lanes>(x: L) -> L {
 
 /// `ln(1 + e^x)`, within 4 ulp.
 #[inline(always)]
-pub(crate) fn softplus<L: Lanes>(x: L) -> L {
+pub(crate) fn softplus<L: Numbers>(x: L) -> L {
     let negative = L::from_bits(L::or(x.bits(), L::ints(i32::MIN)));
     let z = exp_inside(L::splat(-104.0).max(negative));
     // ln(1 + z) as the logarithm of the rounded sum, and what the rounding lost.
@@ -317,20 +317,20 @@ const FLAT: f32 = 104.0;
 
 /// `x` within `[-FLAT, FLAT]`; NaN stays.
 #[inline(always)]
-fn within_flat<L: Lanes>(x: L) -> L {
+fn within_flat<L: Numbers>(x: L) -> L {
     L::splat(-FLAT).max(L::splat(FLAT).min(x))
 }
 
 /// `x sigmoid(x)`, within 4 ulp.
 #[inline(always)]
-pub(crate) fn silu<L: Lanes>(x: L) -> L {
+pub(crate) fn silu<L: Numbers>(x: L) -> L {
     // The bound keeps 0 times infinity away.
     L::splat(-FLAT).max(x).mul(sigmoid(x))
 }
 
 /// The derivative of [`silu`]: `s (1 + x (1 - s))`.
 #[inline(always)]
-pub(crate) fn silu_slope<L: Lanes>(x: L) -> L {
+pub(crate) fn silu_slope<L: Numbers>(x: L) -> L {
     let (s, rest) = sigmoid_and_rest(x);
     within_flat(x).mul(rest).mul_add(s, s)
 }
@@ -344,7 +344,7 @@ const GELU_FLAT: f32 = 16.0;
 
 /// `x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))`, as `x sigmoid` of twice that argument.
 #[inline(always)]
-pub(crate) fn gelu_tanh<L: Lanes>(x: L) -> L {
+pub(crate) fn gelu_tanh<L: Numbers>(x: L) -> L {
     let c = L::splat(-GELU_FLAT).max(L::splat(GELU_FLAT).min(x));
     let u = c.mul(c).mul_add(L::splat(TWICE * CUBE), L::splat(TWICE)).mul(c);
     L::splat(-GELU_FLAT).max(x).mul(sigmoid(u))
@@ -352,7 +352,7 @@ pub(crate) fn gelu_tanh<L: Lanes>(x: L) -> L {
 
 /// The derivative of [`gelu_tanh`]: `s + x s (1 - s) u'`.
 #[inline(always)]
-pub(crate) fn gelu_tanh_slope<L: Lanes>(x: L) -> L {
+pub(crate) fn gelu_tanh_slope<L: Numbers>(x: L) -> L {
     let c = L::splat(-GELU_FLAT).max(L::splat(GELU_FLAT).min(x));
     let square = c.mul(c);
     let u = square.mul_add(L::splat(TWICE * CUBE), L::splat(TWICE)).mul(c);

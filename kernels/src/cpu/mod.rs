@@ -24,3 +24,5 @@ pub(crate) mod philox;
 pub(crate) mod rows;
 pub(crate) mod shared;
 pub(crate) mod stream_lines;
+pub(crate) mod stream_pack;
+pub(crate) mod three;

@@ -1,11 +1,8 @@
-//! Sixteen blocks of Philox at a time.
-//!
-//! Plain loops over arrays of sixteen: inside a tier's shell the compiler makes vector code of them,
-//! and integers have no rounding that could differ.
+//! Sixteen blocks of Philox at a time: lane `l` of four vectors holds the words of block `l`.
 
 use super::lanes::{Body, LANES, Lanes};
 use super::math::{log, sin_cos_near};
-use crate::philox::{self, to_unit};
+use crate::philox;
 
 /// Numbers that sixteen blocks give.
 const GROUP: usize = 4 * LANES;
@@ -22,39 +19,48 @@ pub(crate) struct Stream {
 impl Stream {
     /// Words 0, 1, 2, 3 of the sixteen blocks from block `at` on.
     #[inline(always)]
-    #[allow(clippy::needless_range_loop)] // one index through all four arrays: lanes side by side
-    fn words(self, at: u64) -> [[u32; LANES]; 4] {
-        let mut c = [[0; LANES], [0; LANES], [self.stream; LANES], [0; LANES]];
+    fn words<L: Lanes>(self, at: u64) -> [L::Ints; 4] {
+        let (mut low, mut high) = ([0.0; LANES], [0.0; LANES]);
         for l in 0..LANES {
             let position = self.position.wrapping_add(at).wrapping_add(l as u64);
-            c[0][l] = position as u32;
-            c[1][l] = (position >> 32) as u32;
+            low[l] = f32::from_bits(position as u32);
+            high[l] = f32::from_bits((position >> 32) as u32);
         }
+        let mut c0 = L::load(&low).bits();
+        let mut c1 = L::load(&high).bits();
+        let mut c2 = L::ints(self.stream as i32);
+        let mut c3 = L::ints(0);
         let mut key = [self.seed as u32, (self.seed >> 32) as u32];
         for round in 0..10 {
             if round > 0 {
                 key = philox::next_key(key);
             }
-            for l in 0..LANES {
-                let block = philox::round([c[0][l], c[1][l], c[2][l], c[3][l]], key);
-                (c[0][l], c[1][l], c[2][l], c[3][l]) = (block[0], block[1], block[2], block[3]);
-            }
+            let (high_0, low_0) = L::mul_wide(c0, philox::M0);
+            let (high_1, low_1) = L::mul_wide(c2, philox::M1);
+            c0 = L::xor(L::xor(high_1, c1), L::ints(key[0] as i32));
+            c2 = L::xor(L::xor(high_0, c3), L::ints(key[1] as i32));
+            (c1, c3) = (low_1, low_0);
         }
-        c
+        [c0, c1, c2, c3]
     }
+}
 
-    /// The same in the order of the stream.
-    #[inline(always)]
-    fn group(self, at: u64) -> [u32; GROUP] {
-        let c = self.words(at);
-        let mut words = [0; GROUP];
-        for l in 0..LANES {
-            for w in 0..4 {
-                words[4 * l + w] = c[w][l];
-            }
-        }
-        words
+/// Four vectors of words or numbers, in the order of the stream.
+#[inline(always)]
+fn in_order<L: Lanes>(x: [L; 4]) -> [f32; GROUP] {
+    let mut y = [0.0; GROUP];
+    let (blocks, _) = y.as_chunks_mut();
+    for (x, y) in L::interleave(x).into_iter().zip(blocks) {
+        x.store(y);
     }
+    y
+}
+
+/// [`to_unit`](philox::to_unit) of sixteen words.
+#[inline(always)]
+fn units<L: Lanes>(words: L::Ints) -> L {
+    let upper = L::and(L::shift_right::<8>(words), L::ints(0x00ff_ffff));
+    L::floats(upper).mul(L::splat(1.0 / 16_777_216.0))
 }
 
 /// Uniform numbers in `[0, 1)`.
@@ -68,9 +74,12 @@ impl Body for Uniform<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self) {
         for (g, y) in self.y.chunks_mut(GROUP).enumerate() {
-            let words = self.from.group((g * LANES) as u64);
-            for (y, word) in y.iter_mut().zip(words) {
-                *y = to_unit(word);
+            let [a, b, c, d] = self.from.words::<L>((g * LANES) as u64);
+            let numbers = in_order::<L>([units(a), units(b), units(c), units(d)]);
+            if let Ok(y) = <&mut [f32; GROUP]>::try_from(&mut *y) {
+                *y = numbers;
+            } else {
+                y.copy_from_slice(&numbers[..y.len()]);
             }
         }
     }
@@ -85,18 +94,42 @@ pub(crate) struct Dropout<'a> {
     pub from: Stream,
 }
 
+/// All bits of a lane where `a < b`, both without sign.
+#[inline(always)]
+fn below<L: Lanes>(a: L::Ints, b: L::Ints) -> L::Ints {
+    // What `a - b` borrows: the sign of b where the signs differ, that of the difference elsewhere.
+    let differ = L::xor(a, b);
+    let borrow = L::or(L::and(differ, b), L::and(not::<L>(differ), L::int_sub(a, b)));
+    L::shift_right::<31>(borrow)
+}
+
+#[inline(always)]
+fn not<L: Lanes>(a: L::Ints) -> L::Ints {
+    L::xor(a, L::ints(-1))
+}
+
 impl Body for Dropout<'_> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lanes>(self) {
         // A threshold of 2^32 drops everything: no word reaches it.
-        let all = self.threshold > u64::from(u32::MAX);
-        let threshold = self.threshold as u32;
+        if self.threshold > u64::from(u32::MAX) {
+            return self.y.fill(0.0);
+        }
+        let (threshold, scale) = (L::ints(self.threshold as u32 as i32), L::splat(self.scale));
         for (g, (x, y)) in self.x.chunks(GROUP).zip(self.y.chunks_mut(GROUP)).enumerate() {
-            let words = self.from.group((g * LANES) as u64);
-            for ((x, y), word) in x.iter().zip(y).zip(words) {
-                *y = if all || word < threshold { 0.0 } else { x * self.scale };
+            let [a, b, c, d] = self.from.words::<L>((g * LANES) as u64);
+            let words = [L::from_bits(a), L::from_bits(b), L::from_bits(c), L::from_bits(d)];
+            let words = L::interleave(words);
+            let mut numbers = [0.0; GROUP];
+            numbers[..x.len()].copy_from_slice(x);
+            let (blocks, _) = numbers.as_chunks_mut();
+            for (word, x) in words.into_iter().zip(blocks) {
+                let dropped = below::<L>(word.bits(), threshold);
+                let scaled = L::load(x).mul(scale).bits();
+                L::from_bits(L::and(scaled, not::<L>(dropped))).store(x);
             }
+            y.copy_from_slice(&numbers[..x.len()]);
         }
     }
 }
@@ -109,12 +142,11 @@ pub(crate) struct Normal<'a> {
 
 /// Sixteen pairs by Box & Muller: `sqrt(-2 ln u) (cos, sin)(2 pi v)`.
 #[inline(always)]
-fn pairs<L: Lanes>(u: &[u32; LANES], v: &[u32; LANES]) -> (L, L) {
+fn pairs<L: Lanes>(u: L::Ints, v: L::Ints) -> (L, L) {
     // u in (0, 1]: the logarithm of 0 must not come up.
-    let u: [f32; LANES] = std::array::from_fn(|l| to_unit(u[l]) + 1.0 / 16_777_216.0);
-    let v: [f32; LANES] = std::array::from_fn(|l| to_unit(v[l]));
-    let radius = log(L::load(&u)).mul(L::splat(-2.0)).sqrt();
-    let (sin, cos) = sin_cos_near(L::load(&v).mul(L::splat(std::f32::consts::TAU)));
+    let u = units::<L>(u).add(L::splat(1.0 / 16_777_216.0));
+    let radius = log(u).mul(L::splat(-2.0)).sqrt();
+    let (sin, cos) = sin_cos_near(units::<L>(v).mul(L::splat(std::f32::consts::TAU)));
     (radius.mul(cos), radius.mul(sin))
 }
 
@@ -123,20 +155,10 @@ impl Body for Normal<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self) {
         for (g, y) in self.y.chunks_mut(GROUP).enumerate() {
-            let words = self.from.words((g * LANES) as u64);
-            let mut values = [[0.0; LANES]; 4];
-            for half in [0, 2] {
-                let (a, b) = pairs::<L>(&words[half], &words[half + 1]);
-                a.store(&mut values[half]);
-                b.store(&mut values[half + 1]);
-            }
-            let mut ordered = [0.0; GROUP];
-            for l in 0..LANES {
-                for w in 0..4 {
-                    ordered[4 * l + w] = values[w][l];
-                }
-            }
-            y.copy_from_slice(&ordered[..y.len()]);
+            let words = self.from.words::<L>((g * LANES) as u64);
+            let (a, b) = pairs::<L>(words[0], words[1]);
+            let (c, d) = pairs::<L>(words[2], words[3]);
+            y.copy_from_slice(&in_order([a, b, c, d])[..y.len()]);
         }
     }
 }

@@ -1,8 +1,9 @@
 //! Bodies that work row by row: softmax and its kin, cross-entropy.
 
-use super::lanes::{Body, LANES, Lanes};
-use super::map::{self, Map, sum_row};
+use super::lanes::{Body, LANES, Lanes, Numbers};
+use super::map::{self, Map, load_three, put_three, sum_row};
 use super::math::{exp, log};
+use super::three::Three;
 use crate::softmax::NO_TARGET;
 
 /// The largest number of a row; `-inf` for an empty one. NaN is passed over.
@@ -40,6 +41,13 @@ fn exp_row<L: Lanes>(x: &[f32], y: &mut [f32], max: f32) -> f32 {
     let max = L::splat(max);
     // One chain of adds: each of its links is much shorter than an exponential.
     let mut sum = L::zero();
+    let threes = if L::IN_TURN { x.len() / 3 * 3 } else { 0 };
+    let ((x_threes, x), (y_threes, y)) = (x.split_at(threes), y.split_at_mut(threes));
+    for (x, y) in x_threes.as_chunks().0.iter().zip(y_threes.as_chunks_mut().0) {
+        let e = exp(load_three::<L>(x).sub(Three([max; 3])));
+        put_three::<L, false>(e, y);
+        sum = sum.add(e.0[0]).add(e.0[1]).add(e.0[2]);
+    }
     for (x, y) in x.iter().zip(y) {
         let e = exp(L::load(x).sub(max));
         e.store(y);
@@ -58,6 +66,12 @@ fn exp_sum<L: Lanes>(x: &[f32], max: f32) -> f32 {
     let (x, tail) = x.as_chunks::<LANES>();
     let max = L::splat(max);
     let mut sum = L::zero();
+    let threes = if L::IN_TURN { x.len() / 3 * 3 } else { 0 };
+    let (x_threes, x) = x.split_at(threes);
+    for x in x_threes.as_chunks().0 {
+        let e = exp(load_three::<L>(x).sub(Three([max; 3])));
+        sum = sum.add(e.0[0]).add(e.0[1]).add(e.0[2]);
+    }
     for x in x {
         sum = sum.add(exp(L::load(x).sub(max)));
     }
@@ -179,9 +193,14 @@ impl map::Zip for Slope {
 struct LogSlope(f32);
 
 impl map::Zip for LogSlope {
+    const LONG: bool = true;
     #[inline(always)]
     fn apply<L: Lanes>(self, y: L, d_y: L) -> L {
         exp(y).neg_mul_add(L::splat(self.0), d_y)
+    }
+    #[inline(always)]
+    fn apply_three<L: Lanes>(self, y: Three<L>, d_y: Three<L>) -> Three<L> {
+        exp(y).neg_mul_add(Three::splat(self.0), d_y)
     }
 }
 

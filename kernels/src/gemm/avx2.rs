@@ -4,8 +4,8 @@
 //! columns, so that 8 chains or more hide an add's latency.
 
 use super::LANE;
-use super::tile::{Kernels, Tile};
-use super::{direct, pack};
+use super::tile::{Direct, Kernels, Tile};
+use super::{few, pack};
 use std::arch::x86_64::*;
 
 pub(super) static KERNELS: Kernels = Kernels {
@@ -13,7 +13,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     slivers: &[4, 2, 2, 1, 1, 1],
     tile: dispatch,
     copied: None,
-    direct: Some((1, direct::avx2)),
+    direct: Some(Direct { rows: few::ROWS, packs: false, tile: few::tile }),
     pack: pack::avx2,
     pack_a: pack::avx2_a,
     pack_rows: false,

@@ -4,7 +4,7 @@
 //! multiply-adds against 11 loads, so two FMA units stay busy on two load ports. Fewer rows take
 //! more columns: a sum is one chain of adds, and 8 chains or more hide an add's latency.
 
-use super::tile::{Fresh, Kernels, Tile};
+use super::tile::{Direct, Fresh, Kernels, Tile};
 use super::{direct, pack};
 use std::arch::x86_64::*;
 
@@ -13,7 +13,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     slivers: &[8, 8, 8, 6, 5, 4, 3, 3],
     tile: dispatch,
     copied: Some(dispatch_copied),
-    direct: Some((8, direct::avx512)),
+    direct: Some(Direct { rows: 8, packs: true, tile: direct::avx512 }),
     pack: pack::avx512,
     pack_a: pack::avx2_a,
     pack_rows: true,

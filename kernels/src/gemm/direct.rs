@@ -1,11 +1,11 @@
-//! Few rows times a matrix whose columns are contiguous, such as a linear layer's weight.
+//! Few rows times a matrix whose columns are contiguous, such as a linear layer's weight, with 512-bit
+//! vectors.
 //!
-//! Blocks of 8 columns by 4 rows of `B` are transposed in registers and multiplied at once: shuffles
+//! Blocks of 16 columns of `B` are transposed in registers and multiplied at once: shuffles
 //! run on ports that multiply-adds leave idle. Nothing is packed for a product of few rows; for more
 //! rows the first tile of a strip also writes what it transposed, packed, for those below. The order
 //! of adds is that of every other tile, and so are the bits.
 
-use super::pack::columns_of;
 use super::tile::{Fresh, Tile};
 use std::arch::x86_64::*;
 
@@ -16,21 +16,11 @@ const AHEAD: usize = 8 * LINE;
 /// From this many rows on shuffles are in the way of multiply-adds.
 const QUARTERS: usize = 5;
 
-/// Computes one row; `f` says where `f.cols` columns of `B` begin.
-///
-/// # Safety
-/// The CPU has avx2 and fma; the pointers of `t` and `f` reach as far as their sizes say.
-pub(super) unsafe fn avx2(rows: usize, t: &Tile, f: &Fresh) {
-    debug_assert_eq!(rows, 1);
-    // SAFETY: handed on.
-    unsafe { row(t, f) }
-}
-
 /// Computes a tile of so many rows, which are packed; `f` says where `f.cols` columns of `B` begin.
 /// They are packed at `t.b` as well unless that is null.
 ///
 /// # Safety
-/// As [`avx2`]; the CPU has avx512f.
+/// The CPU has avx512f; the pointers of `t` and `f` reach as far as their sizes say.
 pub(super) unsafe fn avx512(rows: usize, t: &Tile, f: &Fresh) {
     // SAFETY: handed on.
     unsafe {
@@ -213,87 +203,6 @@ unsafe fn sliver<const R: usize, const WHOLE: bool, const QUARTER: bool, const P
             } else {
                 _mm512_mask_storeu_ps(c(r), lanes, x);
             }
-        }
-    }
-}
-
-/// Groups of 8 columns whose sums run side by side.
-const GROUPS: usize = 4;
-
-/// Computes one row.
-///
-/// # Safety
-/// As [`avx2`].
-#[target_feature(enable = "avx2,fma")]
-unsafe fn row(t: &Tile, f: &Fresh) {
-    let columns = f.cols;
-    let mut at = 0;
-    while columns - at >= 8 {
-        let groups = ((columns - at) / 8).min(GROUPS);
-        // SAFETY: columns `at..at + 8 * groups` are in bounds, as the caller vouches.
-        unsafe {
-            match groups {
-                4 => body::<4>(t, f, at),
-                3 => body::<3>(t, f, at),
-                2 => body::<2>(t, f, at),
-                _ => body::<1>(t, f, at),
-            }
-        }
-        at += 8 * groups;
-    }
-    for j in at..columns {
-        // SAFETY: column `j` is in bounds.
-        unsafe {
-            let b = f.data.add(j * f.col);
-            let mut sum = if t.from_c { *t.c.add(j) } else { 0.0 };
-            for l in 0..t.k {
-                sum = (*t.a.add(l * t.a_col)).mul_add(*b.add(l), sum);
-            }
-            *t.c.add(j) = if t.bias.is_null() { sum } else { sum + *t.bias.add(j) };
-        }
-    }
-}
-
-/// Computes columns `at..at + 8 * G`.
-///
-/// # Safety
-/// As [`avx2`].
-#[inline]
-#[target_feature(enable = "avx2,fma")]
-#[allow(clippy::needless_range_loop)] // `g` is a place in B and C as well as in `sum`
-unsafe fn body<const G: usize>(t: &Tile, f: &Fresh, at: usize) {
-    let mut sum = [_mm256_setzero_ps(); G];
-    let whole = t.k / 4 * 4;
-    // SAFETY: rows `0..k` of those columns, and what A and C hold for them, are in bounds.
-    unsafe {
-        if t.from_c {
-            for g in 0..G {
-                sum[g] = _mm256_loadu_ps(t.c.add(at + 8 * g));
-            }
-        }
-        let column = |g: usize, j: usize| f.data.wrapping_add((at + 8 * g + j) * f.col);
-        for l in (0..whole).step_by(4) {
-            let a: [__m256; 4] =
-                std::array::from_fn(|i| _mm256_set1_ps(*t.a.add((l + i) * t.a_col)));
-            for g in 0..G {
-                let lines = std::array::from_fn(|j| column(g, j).wrapping_add(l));
-                for (a, x) in a.into_iter().zip(columns_of(lines)) {
-                    sum[g] = _mm256_fmadd_ps(a, x, sum[g]);
-                }
-            }
-        }
-        for l in whole..t.k {
-            let a = _mm256_set1_ps(*t.a.add(l * t.a_col));
-            for g in 0..G {
-                let x: [f32; 8] = std::array::from_fn(|j| *column(g, j).add(l));
-                sum[g] = _mm256_fmadd_ps(a, _mm256_loadu_ps(x.as_ptr()), sum[g]);
-            }
-        }
-        for g in 0..G {
-            if !t.bias.is_null() {
-                sum[g] = _mm256_add_ps(sum[g], _mm256_loadu_ps(t.bias.add(at + 8 * g)));
-            }
-            _mm256_storeu_ps(t.c.add(at + 8 * g), sum[g]);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::finish::Finish;
 use super::pack::{self, Source};
-use super::tile::{Fresh, Kernels, Tile, even, kernels, slivers};
+use super::tile::{Direct, Fresh, Kernels, Tile, even, kernels, slivers};
 use super::{LANE, Line, MatMut, MatRef};
 use crate::threads::{parallel_for, threads};
 use std::cell::RefCell;
@@ -31,6 +31,12 @@ const FEW_ROWS: usize = 48;
 const FEW_ROWS_PACK: usize = 9216;
 /// Slivers of a strip that is not packed: what follows its sums finds them in the cache.
 const ONCE: usize = 32;
+/// Likewise, where one row passes along the rows of `B` (8 KiB of sums).
+const ONCE_ALONG: usize = 128;
+/// From this many columns on it does so.
+const ALONG_COLS: usize = 128;
+/// Longest sum of few rows, which nothing is packed for, times their number (16 KiB of `A`).
+const KC_FEW: usize = 4096;
 /// Several tasks for each thread, so that a late one does not hold up all.
 const GRAIN: Grain = Grain { task: 1 << 20, tasks_per_thread: 4, tall: 512 };
 
@@ -189,17 +195,26 @@ fn reserve(buffer: &mut Vec<Line>, len: usize) -> *mut f32 {
     buffer.as_mut_ptr().cast()
 }
 
+/// Whether the code for few rows packs, or there is none.
+fn packs(direct: Option<&Direct>) -> bool {
+    direct.is_none_or(|direct| direct.packs)
+}
+
 impl Window<'_> {
     fn compute(&self, code: &Kernels, a: MatRef, b: Right, finish: Finish) {
         let (m, n, k) = (self.rows.1 - self.rows.0, self.cols.1 - self.cols.0, a.cols);
         let plain_a = m == 1 || a.col_stride == 1 && !(code.pack_rows && n >= PACK_A_COLS);
+        let direct = code.direct.as_ref();
         let (fresh, pack_a) = match b {
+            Right::Plain(b) if b.col_stride == 1 && m == 1 && n >= ALONG_COLS && !packs(direct) => {
+                (true, a.col_stride != 1)
+            }
             Right::Plain(b) if b.col_stride == 1 => {
                 // A single tile of rows reads contiguous rows of B in place.
                 (code.copied.is_some() && !plain_a && m > code.rows, !plain_a)
             }
-            Right::Plain(b) if b.row_stride == 1 => match code.direct {
-                Some((most, _)) if m <= most || most == code.rows => {
+            Right::Plain(b) if b.row_stride == 1 => match direct {
+                Some(direct) if m <= direct.rows || direct.packs => {
                     (true, m > 1 || a.col_stride != 1)
                 }
                 _ => (false, !plain_a),
@@ -211,7 +226,8 @@ impl Window<'_> {
         let mc = if fresh { MC_FRESH } else { MC };
         let (pack_b, kc, nc) = match b {
             Right::Packed(_) => (false, KC, n),
-            Right::Plain(_) if fresh => (false, KC, n),
+            Right::Plain(_) if fresh && packs(direct) => (false, KC, n),
+            Right::Plain(_) if fresh => (false, KC_FEW / m, n),
             Right::Plain(b) if b.col_stride == 1 && m < PACK_B_ROWS => (false, KC, n),
             Right::Plain(b) if b.col_stride != 1 && m < FEW_ROWS => {
                 (true, (FEW_ROWS_PACK / widest).next_multiple_of(16), widest)
@@ -303,7 +319,11 @@ impl Window<'_> {
         let (height, taller) = (rows.height / rows.tiles, rows.height % rows.tiles);
         let most = step.code.slivers[rows.height.div_ceil(rows.tiles) - 1];
         let once = step.fresh.is_some() && step.b.0.is_null();
-        let most = if once { ONCE } else { most };
+        let most = match step.fresh {
+            Some((_, _, 1)) if once => ONCE_ALONG,
+            _ if once => ONCE,
+            _ => most,
+        };
         let strips = slivers(n1 - n0).div_ceil(most);
         for strip in 0..strips {
             let first = even(slivers(n1 - n0), strips, strip);
@@ -352,9 +372,9 @@ impl Window<'_> {
                 // SAFETY: the tile lies inside of the window, which lies inside of C; its rows of A
                 // and columns of B are in bounds; `kernels` gave code that this CPU runs.
                 unsafe {
-                    match (fresh.take(), step.code.copied, step.code.direct) {
+                    match (fresh.take(), step.code.copied, &step.code.direct) {
                         (Some(f), Some(copied), _) if f.col == 1 => copied(here, width, &tile, &f),
-                        (Some(f), _, Some((_, direct))) => direct(here, &tile, &f),
+                        (Some(f), _, Some(direct)) => (direct.tile)(here, &tile, &f),
                         _ => (step.code.tile)(here, width, &tile),
                     }
                     if let Some(finish) = step.finish {

@@ -41,9 +41,9 @@ pub(super) struct Tile {
 }
 
 /// Columns of `B` as the caller stores them, which a tile multiplies and packs in one go.
-pub(super) struct Fresh {
+pub(super) struct Fresh<T = f32> {
     /// Element `(0, 0)` of the columns.
-    pub data: *const f32,
+    pub data: *const T,
     /// Elements from one row to the next; 1 if columns are contiguous.
     pub row: usize,
     /// Elements from one column to the next; 1 if rows are contiguous.
@@ -52,8 +52,16 @@ pub(super) struct Fresh {
     pub cols: usize,
 }
 
-/// Computes a tile of so many packed rows and contiguous columns of `B`.
-pub(super) type DirectTile = unsafe fn(usize, &Tile, &Fresh);
+/// Code for few rows and a `B` that was not packed.
+pub(super) struct Direct {
+    /// Most rows of a tile.
+    pub rows: usize,
+    /// Whether it packs `B` at [`Tile::b`] if that is not null. If not, it takes one row and contiguous
+    /// rows of `B` as well.
+    pub packs: bool,
+    /// Computes a tile of so many packed rows and contiguous columns of `B`.
+    pub tile: unsafe fn(usize, &Tile, &Fresh),
+}
 
 /// The code of one tier.
 pub(super) struct Kernels {
@@ -65,9 +73,8 @@ pub(super) struct Kernels {
     pub tile: unsafe fn(usize, usize, &Tile),
     /// Computes a tile of packed rows of `A` and contiguous rows of `B`, which it packs at `Tile::b`.
     pub copied: Option<unsafe fn(usize, usize, &Tile, &Fresh)>,
-    /// Computes a tile of so many packed rows, up to a number, and contiguous columns of `B`, which
-    /// it packs at `Tile::b` if that is not null.
-    pub direct: Option<(usize, DirectTile)>,
+    /// For few rows.
+    pub direct: Option<Direct>,
     /// Packs columns of `B` into slivers: see [`super::pack`].
     pub pack: unsafe fn(&super::pack::Source, *mut f32, usize),
     /// Packs rows of `A` into tiles.

@@ -1,6 +1,8 @@
 //! Products where the CPU has none of bf16 pairs: rounded to bf16, widened to f32, multiplied as f32.
 
 use super::{Numbers, Operand};
+#[cfg(target_arch = "x86_64")]
+use crate::gemm::few;
 use crate::gemm::{MatMut, MatRef, PackedB, gemm_forward, gemm_packed_alone, gemm_packed_forward};
 use half::bf16;
 use half::slice::HalfFloatSliceExt;
@@ -69,14 +71,44 @@ pub(super) fn pack(b: Operand, packed: &mut PackedB) {
 }
 
 pub(super) fn product(a: Operand, b: Operand, c: &mut MatMut, accumulate: bool) {
-    with_room(|[x, y, _]| gemm_forward(rounded(a, x), rounded(b, y), c, accumulate));
+    with_room(|[x, y, _]| some_product(a, b, [x, y], c, accumulate));
+}
+
+/// [`product`] with room for the operands.
+fn some_product(
+    a: Operand,
+    b: Operand,
+    [x, y]: [&mut Vec<f32>; 2],
+    c: &mut MatMut,
+    accumulate: bool,
+) {
+    let a = rounded(a, x);
+    #[cfg(target_arch = "x86_64")]
+    if let Numbers::Bf16(data) = b.numbers
+        && few::fits(a.rows, b.row_stride, b.col_stride)
+    {
+        // One or some rows: to widen all of B would take far longer than to multiply.
+        let columns = if a.rows == 1 && a.col_stride == 1 {
+            &a.data[..a.cols]
+        } else {
+            y.resize(a.rows * a.cols, 0.0);
+            for (l, column) in y.chunks_exact_mut(a.rows.max(1)).enumerate() {
+                for (r, x) in column.iter_mut().enumerate() {
+                    *x = a.data[r * a.row_stride + l * a.col_stride];
+                }
+            }
+            &y[..]
+        };
+        let b = few::Narrow { data, row: b.row_stride, col: b.col_stride };
+        return few::bf16_product(columns, b, c, accumulate);
+    }
+    gemm_forward(a, rounded(b, y), c, accumulate);
 }
 
 pub(super) fn rounded_product(a: Operand, b: Operand, c: &mut [bf16]) {
     with_room(|[x, y, z]| {
         z.resize(c.len(), 0.0);
-        let mut wide = MatMut::new(z, a.rows, b.cols);
-        gemm_forward(rounded(a, x), rounded(b, y), &mut wide, false);
+        some_product(a, b, [x, y], &mut MatMut::new(z, a.rows, b.cols), false);
         c.convert_from_f32_slice(z);
     });
 }

@@ -11,6 +11,7 @@
 //!
 //! Source: Cho et al. 2014 for the GRU as it was published first; Gers & Schmidhuber 2000.
 
+use super::step::of_another_model;
 use crate::Result;
 use etude_engine::{Input, LinearStep, NO_ID, Precision, Tensor};
 
@@ -131,6 +132,23 @@ impl CellStep {
     /// The state `[hidden]`.
     pub fn h(&self) -> &[f32] {
         &self.h
+    }
+
+    /// All that the next step reads of the steps before it.
+    pub fn state(&self) -> Vec<f32> {
+        [&self.h[..], &self.c].concat()
+    }
+
+    /// Goes back to a [`CellStep::state`] at the beginning of `state`; returns what follows it.
+    ///
+    /// # Errors
+    /// If it is shorter.
+    pub fn set_state<'a>(&mut self, state: &'a [f32]) -> Result<&'a [f32]> {
+        let n = self.h.len();
+        let (own, rest) = state.split_at_checked(2 * n).ok_or_else(of_another_model)?;
+        self.h.copy_from_slice(&own[..n]);
+        self.c.copy_from_slice(&own[n..]);
+        Ok(rest)
     }
 
     /// Reads rows, or the state of the layer below.

@@ -95,6 +95,10 @@ impl Network for RecurrentConfig {
         }
     }
 
+    fn width(&self) -> usize {
+        self.hidden
+    }
+
     fn parameter_count(&self, rows: usize, vocab: usize) -> u64 {
         let (h, g) = (self.hidden as u64, self.cell.gates() as u64);
         let (table, rows) = ((rows * self.embedding) as u64, self.inputs(rows) as u64);

@@ -21,7 +21,7 @@
 //! on recurrent networks; the sizes are Magenta's Pianoroll RNN-NADE.
 
 use crate::data::{Batch, KEYS, NO_TARGET};
-use crate::layers::Linear;
+use crate::layers::{Linear, likeliest};
 use crate::{Part, Result, Scored};
 use etude_engine::{Activation, Ids, Module, NO_ID, Param, Rng, Tensor, init};
 
@@ -107,13 +107,8 @@ impl Head {
         let nats = logits.cross_entropy_rows(&Ids::new(batch.targets.as_slice()))?.to_vec();
         let vocab = self.out.bias.value.len();
         let logits = logits.to_vec();
-        let first = |row: &[f32]| {
-            let mut best = 0;
-            row.iter().enumerate().for_each(|(j, x)| best = if *x > row[best] { j } else { best });
-            best as u32
-        };
         let rows = logits.chunks_exact(vocab).zip(&batch.targets);
-        let hits = rows.filter(|(row, target)| first(row) == **target).count();
+        let hits = rows.filter(|(row, target)| likeliest(row) == **target).count();
         Ok(Scored { nats, hits })
     }
 

@@ -3,7 +3,7 @@
 use super::cells::CellStep;
 use super::heads::KeyChain;
 use crate::attention_cell::AttentionStep;
-use crate::{Generator, Result};
+use crate::{Error, Generator, Result};
 use etude_engine::{LinearStep, RecurrentStep};
 
 /// The layers and the output layer.
@@ -59,6 +59,30 @@ impl Generator for RecurrentGenerator {
         self.layers.step(rows)
     }
 
+    fn state(&self) -> Option<Vec<f32>> {
+        Some(match &self.layers {
+            Layers::Plain(layers) => layer_states(layers),
+            Layers::Cells(layers, _) => layers.iter().flat_map(CellStep::state).collect(),
+            Layers::Attention(first, _) => first.state(),
+            Layers::Joined(first, rest) => [first.state(), layer_states(rest)].concat(),
+        })
+    }
+
+    fn set_state(&mut self, state: &[f32]) -> Result<()> {
+        let rest = match &mut self.layers {
+            Layers::Plain(layers) => set_layer_states(layers, state)?,
+            Layers::Cells(layers, _) => {
+                layers.iter_mut().try_fold(state, |rest, layer| layer.set_state(rest))?
+            }
+            Layers::Attention(first, _) => first.set_state(state)?,
+            Layers::Joined(first, rest) => set_layer_states(rest, first.set_state(state)?)?,
+        };
+        match rest {
+            [] => Ok(()),
+            _ => Err(of_another_model()),
+        }
+    }
+
     fn step_keys(&mut self, rows: &[u32], draw: &mut dyn FnMut(f32) -> bool) -> Result<u128> {
         let outputs = self.layers.step(rows)?;
         match &mut self.keys {
@@ -66,4 +90,24 @@ impl Generator for RecurrentGenerator {
             None => Err(crate::writes_tokens()),
         }
     }
+}
+
+pub(super) fn of_another_model() -> Error {
+    Error::Data { why: "a state of another model".into() }
+}
+
+/// `h` and `c` of every layer, one after the other.
+fn layer_states(layers: &RecurrentStep) -> Vec<f32> {
+    (0..layers.layers()).flat_map(|l| [layers.h(l), layers.c(l)].concat()).collect()
+}
+
+/// Puts [`layer_states`] back; returns what follows them.
+fn set_layer_states<'a>(layers: &mut RecurrentStep, mut state: &'a [f32]) -> Result<&'a [f32]> {
+    for l in 0..layers.layers() {
+        let (h, c) = (layers.h(l).len(), layers.c(l).len());
+        let (own, rest) = state.split_at_checked(h + c).ok_or_else(of_another_model)?;
+        layers.set_state(l, &own[..h], &own[h..])?;
+        state = rest;
+    }
+    Ok(state)
 }

@@ -46,6 +46,10 @@ impl Grammar for MelodyGrammar {
     fn copy(&self) -> Box<dyn Grammar> {
         Box::new(self.clone())
     }
+
+    fn rest(&self) -> Option<u32> {
+        Some(Melody::NO_EVENT)
+    }
 }
 
 /// The grammar of [`MelodyLabels`].
@@ -102,6 +106,12 @@ impl Grammar for LabelsGrammar {
 
     fn copy(&self) -> Box<dyn Grammar> {
         Box::new(self.clone())
+    }
+
+    fn rest(&self) -> Option<u32> {
+        let nothing = Melody::NO_EVENT;
+        let count = self.history.count();
+        Some(self.labels.label_after(nothing, count, |distance| self.history.back(distance)))
     }
 }
 

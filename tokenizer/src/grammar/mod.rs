@@ -53,6 +53,17 @@ pub trait Grammar: Send {
     /// A grammar at the same place of a sequence, to go another way.
     fn copy(&self) -> Box<dyn Grammar>;
 
+    /// The token by which a step passes here in which nothing begins; `None` where time does not
+    /// go in steps.
+    fn rest(&self) -> Option<u32> {
+        None
+    }
+
+    /// The token after which nothing may come; `None` where a sequence may end without one.
+    fn end(&self) -> Option<u32> {
+        None
+    }
+
     /// Tells for every token whether it may come next. All are `false` where the sequence has
     /// ended.
     ///
@@ -70,12 +81,20 @@ pub trait Grammar: Send {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Anything {
     vocab: usize,
+    rest: Option<u32>,
 }
 
 impl Anything {
     /// Makes the grammar of a vocabulary without rules.
     pub fn of(vocab: usize) -> Anything {
-        Anything { vocab }
+        Anything { vocab, rest: None }
+    }
+}
+
+impl Anything {
+    /// Makes the grammar of a vocabulary without rules, of which one token is a silent step.
+    pub(crate) fn with_rest(vocab: usize, rest: u32) -> Anything {
+        Anything { vocab, rest: Some(rest) }
     }
 }
 
@@ -98,5 +117,9 @@ impl Grammar for Anything {
 
     fn copy(&self) -> Box<dyn Grammar> {
         Box::new(self.clone())
+    }
+
+    fn rest(&self) -> Option<u32> {
+        self.rest
     }
 }

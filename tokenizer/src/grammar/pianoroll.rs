@@ -42,6 +42,11 @@ impl Grammar for PianoRollGrammar {
         self.next == 0
     }
 
+    fn rest(&self) -> Option<u32> {
+        let end = PianoRollTokens::STEP_END;
+        (self.next == 0 && self.allows(end)).then_some(end)
+    }
+
     fn copy(&self) -> Box<dyn Grammar> {
         Box::new(self.clone())
     }

@@ -108,6 +108,14 @@ impl Grammar for PolyphonyGrammar {
     fn copy(&self) -> Box<dyn Grammar> {
         Box::new(self.clone())
     }
+
+    fn rest(&self) -> Option<u32> {
+        Some(Polyphony::STEP_END)
+    }
+
+    fn end(&self) -> Option<u32> {
+        Some(Polyphony::END)
+    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,223 @@
+//! The Transformer: a whole training step, a whole sequence forwards, and tokens one at a time.
+//!
+//! A training step is what `etude train` does: loss, gradient, clipping, Adam. Generation is what
+//! `etude generate` does: one event in, one out, sampling included, after a context that was read.
+
+use etude_engine::{Module, Optimizer, Products, Rng, no_grad, set_products};
+use etude_models::data::Batch;
+use etude_models::registry::Network;
+use etude_models::sampling::{Sampler, Sampling};
+use etude_models::transformer::{Positions, Transformer, TransformerConfig};
+use etude_models::{Generator, Model, Precision};
+
+use super::case::Case;
+use super::{Job, Numbers, Options, Sink};
+use crate::error::{Error, Result};
+
+struct Shape {
+    config: TransformerConfig,
+    vocab: usize,
+}
+
+/// The sizes of the network; `keys` are those beside them.
+fn read(case: &Case, keys: &[&str], context: usize) -> Result<Shape> {
+    case.only(&[&["vocab", "d", "heads", "ff", "layers"][..], keys].concat())?;
+    let (vocab, d) = (case.count("vocab", 1 << 20)?, case.count("d", 1 << 14)?);
+    let (heads, ff) = (case.count("heads", 1 << 10)?, case.count("ff", 1 << 16)?);
+    let layers = case.count("layers", 256)?;
+    let positions = if case.flag("rel", false)? { Positions::Relative } else { Positions::Learned };
+    let config =
+        TransformerConfig { context, positions, ..TransformerConfig::plain(d, layers, heads, ff) };
+    case.holds(usize::try_from(config.parameter_count(vocab, vocab)).unwrap_or(usize::MAX))?;
+    Ok(Shape { config, vocab })
+}
+
+impl Shape {
+    /// Refuses heads of different sizes.
+    fn check(&self, case: &Case) -> Result<()> {
+        let (d, heads) = (self.config.hidden, self.config.heads);
+        if d.is_multiple_of(heads) {
+            return Ok(());
+        }
+        Err(case.fault(format!("{heads} heads cannot share \"d\" = {d} equally")))
+    }
+
+    fn is_relative(&self) -> bool {
+        self.config.positions == Positions::Relative
+    }
+
+    /// Numbers in the matrices that every token meets.
+    fn weights(&self) -> f64 {
+        let [d, ff, layers] =
+            [self.config.hidden, self.config.ff, self.config.layers].map(|n| n as f64);
+        layers * (4.0 * d * d + 2.0 * d * ff) + d * self.vocab as f64
+    }
+
+    /// Numbers of the keys and values that a token among `keys` meets, and of the distances to them.
+    fn seen(&self, keys: f64) -> f64 {
+        let products = if self.is_relative() { 3.0 } else { 2.0 };
+        products * self.config.layers as f64 * keys * self.config.hidden as f64
+    }
+
+    /// Operations of the matrix work of one token that sees `keys` keys.
+    fn flops(&self, keys: f64) -> f64 {
+        2.0 * (self.weights() + self.seen(keys))
+    }
+
+    fn build(&self) -> Result<Transformer> {
+        Transformer::new(self.config.clone(), self.vocab, self.vocab, 0).map_err(failed)
+    }
+}
+
+fn failed(e: etude_models::Error) -> Error {
+    Error::failed(format!("bench: {e}"))
+}
+
+const MOST_STEPS: usize = 1 << 16;
+
+/// A case of whole sequences, with its batch and steps.
+fn read_sequences(case: &Case) -> Result<(Shape, usize, usize)> {
+    let (batch, steps) = (case.count("batch", 1 << 16)?, case.count("seq", MOST_STEPS)?);
+    let shape = read(case, &["batch", "seq", "rel", "fused", "dtype"], steps)?;
+    shape.check(case)?;
+    // Which way PyTorch takes; here there is one.
+    case.flag("fused", true)?;
+    let token = shape.config.activations_per_token(shape.vocab) as usize;
+    case.holds((batch * steps).saturating_mul(token))?;
+    Ok((shape, batch, steps))
+}
+
+/// Refuses a training case that cannot be run.
+pub fn check_train(case: &Case) -> Result<()> {
+    case.word("dtype", &["f32", "bf16"], false)?;
+    read_sequences(case).map(drop)
+}
+
+/// Refuses a case of whole sequences forwards that cannot be run.
+pub fn check_prefill(case: &Case) -> Result<()> {
+    check_train(case)
+}
+
+/// The products of a case: as it says, else as the command line does.
+fn products(case: &Case, options: &Options) -> Result<(&'static str, Products, Numbers)> {
+    let unnamed = if options.bf16 { "bf16" } else { "f32" };
+    Ok(match case.word("dtype", &[unnamed, "f32", "bf16"], false)? {
+        "bf16" => ("etude-bf16", Products::Bf16, Numbers::Bf16),
+        _ => ("etude", Products::F32, Numbers::F32),
+    })
+}
+
+/// Random tokens in a batch, and as targets.
+fn random_batch(shape: &Shape, batch: usize, steps: usize) -> Batch {
+    let mut rng = Rng::new(1);
+    let mut tokens =
+        || -> Vec<u32> { (0..steps * batch).map(|_| rng.below(shape.vocab as u32)).collect() };
+    let (rows, targets, keys) = (tokens(), tokens(), Vec::new());
+    Batch { rows, targets, keys, steps, batch, active: 1 }
+}
+
+/// Times training steps of one case: with products of f32 as `etude`, of bf16 as `etude-bf16`.
+pub fn train(case: &Case, options: &Options, sink: &mut Sink) -> Result<()> {
+    let (name, products, numbers) = products(case, options)?;
+    let (shape, pieces, steps) = read_sequences(case)?;
+    let mut model = shape.build()?;
+    let batch = random_batch(&shape, pieces, steps);
+    let mut optimizer = Optimizer::adam().clip_norm(1.0);
+    let items = (steps * pieces) as f64;
+    let flops = Some(3.0 * items * shape.flops((steps + 1) as f64 / 2.0));
+    // A parameter is read twice by the network, its gradient is written, and Adam reads and writes
+    // seven numbers; what the backward pass needs is written once and read once.
+    let kept = items * shape.config.activations_per_token(shape.vocab) as f64;
+    let bytes = Some(40.0 * model.parameter_count() as f64 + 8.0 * kept);
+    let job = Job { unit: "tokens", items, flops, bytes, numbers, ..Job::default() };
+    let mut fault = None;
+    sink.time(name, job, &mut || {
+        let _products = set_products(products);
+        let step = || -> etude_models::Result<()> {
+            let grads = model.loss(&batch, None)?.backward()?;
+            optimizer.step(&mut model, &grads, 1e-4)?;
+            Ok(())
+        };
+        fault = fault.take().or({ step }().err());
+    })?;
+    fault.map_or(Ok(()), |e| Err(failed(e)))
+}
+
+/// Times whole sequences forwards, as training sees them, without a gradient.
+pub fn prefill(case: &Case, options: &Options, sink: &mut Sink) -> Result<()> {
+    let (name, products, numbers) = products(case, options)?;
+    let (shape, pieces, steps) = read_sequences(case)?;
+    let model = shape.build()?;
+    let batch = random_batch(&shape, pieces, steps);
+    let items = (steps * pieces) as f64;
+    let flops = Some(items * shape.flops((steps + 1) as f64 / 2.0));
+    let kept = items * shape.config.activations_per_token(shape.vocab) as f64;
+    let bytes = Some(4.0 * model.parameter_count() as f64 + 8.0 * kept);
+    let job = Job { unit: "tokens", items, flops, bytes, numbers, ..Job::default() };
+    let mut fault = None;
+    sink.time(name, job, &mut || {
+        let _products = set_products(products);
+        fault = fault.take().or(no_grad(|| model.forward(&batch, None)).err());
+    })?;
+    fault.map_or(Ok(()), |e| Err(failed(e)))
+}
+
+/// A generation case, with the tokens before and those that are timed.
+fn read_generate(case: &Case) -> Result<(Shape, usize, usize)> {
+    let ctx = case.count_from_0("ctx", MOST_STEPS)?;
+    let tokens = case.count_or("tokens", 32, MOST_STEPS)?;
+    let shape = read(case, &["ctx", "tokens", "rel", "dtype"], ctx + tokens)?;
+    shape.check(case)?;
+    case.holds((ctx + tokens).saturating_mul(2 * shape.config.layers * shape.config.hidden))?;
+    Ok((shape, ctx, tokens))
+}
+
+/// Refuses a generation case that cannot be run.
+pub fn check_generate(case: &Case) -> Result<()> {
+    super::recurrent::precision(case, Precision::F32)?;
+    read_generate(case).map(drop)
+}
+
+/// Times the generation of tokens of one case: with f32 weights as `etude`, with others as
+/// `etude-bf16` and `etude-int8`.
+pub fn generate(case: &Case, options: &Options, sink: &mut Sink) -> Result<()> {
+    let (shape, ctx, tokens) = read_generate(case)?;
+    let precision = super::recurrent::precision(case, options.precision)?;
+    let (name, numbers) = super::recurrent::named(precision);
+    let mut generator = shape.build()?.stepper(precision).map_err(failed)?;
+    let mut rng = Rng::new(1);
+    for _ in 0..ctx {
+        generator.step(&[rng.below(shape.vocab as u32)]).map_err(failed)?;
+    }
+    let mut sampler = Sampler::new(Sampling::default(), shape.vocab);
+    let sum = |f: &dyn Fn(f64) -> f64| (0..tokens).map(|t| f((ctx + t + 1) as f64)).sum::<f64>();
+    // Keys and values have the bits of the weights, but at least 16.
+    let (each, kept) = (precision.bytes() as f64, precision.bytes().max(2) as f64);
+    let job = Job {
+        unit: "tokens",
+        items: tokens as f64,
+        flops: Some(sum(&|keys| shape.flops(keys))),
+        bytes: Some(sum(&|keys| each * shape.weights() + kept * shape.seen(keys))),
+        sweeps: tokens as f64,
+        numbers,
+    };
+    let mut fault = None;
+    sink.time(name, job, &mut || {
+        let mut write = || -> etude_models::Result<()> {
+            generator.rewind(ctx)?;
+            let mut token = 0;
+            for _ in 0..tokens {
+                token = sampler.draw(generator.step(&[token])?, rng.unit(), |_| true);
+            }
+            Ok(())
+        };
+        fault = fault.take().or(write().err());
+    })?;
+    fault.map_or(Ok(()), |e| Err(failed(e)))
+}
+
+/// The network of a `startup` case and its tokens; whether heads share its width, it says itself.
+pub fn read_startup(case: &Case) -> Result<(TransformerConfig, usize)> {
+    let context = case.count("max_len", MOST_STEPS)?;
+    read(case, &["kind", "max_len"], context).map(|shape| (shape.config, shape.vocab))
+}

@@ -1,0 +1,254 @@
+//! A data set for training, of any size: files are read one after the other, their tokens go to the
+//! disk, and only an index stays in memory.
+//!
+//! What was read once is found again by the hash of a file's content, in a folder of the user's cache
+//! (`ETUDE_CACHE`, else `etude` in `XDG_CACHE_HOME` or `~/.cache`), a file for each encoding. Deleting
+//! it costs time alone.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use etude_models::data::{self as tokens, Conditions, Dataset, Pieces, Stored};
+use etude_models::store::{Place, Store, content_hash};
+use etude_models::train::RunConfig;
+use etude_tokenizer::twins::Sketch;
+use etude_tokenizer::{Encoding, MAX_FILE_BYTES, Meter, Score};
+use serde_json::{Value, json};
+
+use crate::console::{Console, show_path};
+use crate::corpora::{self, Split};
+use crate::data::{self, Found, Mark, Skipped, Summary};
+use crate::error::{Error, Result};
+use crate::input::read_bytes;
+
+/// Reads what a model learns from.
+///
+/// # Errors
+/// If the sources cannot be read, or hold nothing to learn from.
+pub fn open(
+    config: &RunConfig,
+    sources: &[PathBuf],
+    cached: bool,
+    console: &Console,
+) -> Result<Dataset> {
+    let encoding = config.model.encoding().map_err(|e| Error::input(e.to_string()))?;
+    let data = match sources {
+        [name] if name.to_str().and_then(corpora::find).is_some() => {
+            let loaded = data::load(sources)?;
+            loaded.report(console)?;
+            let scores = crate::command::train::scores(loaded);
+            Dataset::new(&scores, &*encoding, config.model.conditions, 0)
+                .and_then(|d| d.changed(&*encoding, scores.train.len(), config.train.augment()))
+        }
+        _ => {
+            let (data, count) = from_files(config, &*encoding, sources, cached, console)?;
+            data.changed(&*encoding, count, config.train.augment())
+        }
+    };
+    let data = data.map_err(|e| Error::input(format!("{}: {e}", data::shown(sources))))?;
+    for (reason, count) in &data.lost {
+        console.warn(format!("{}: {count} lost: {reason}", config.model.encoding));
+    }
+    Ok(data)
+}
+
+/// What is kept about a file.
+struct About {
+    /// A hash of its music.
+    hash: u64,
+    sketch: Option<Sketch>,
+    meter: Meter,
+    /// Notes of the score, and of what the encoding hears of it.
+    notes: [usize; 2],
+    frames: usize,
+    seconds: f64,
+    is_mended: bool,
+    lost: Vec<(String, usize)>,
+}
+
+impl About {
+    fn write(&self) -> Value {
+        let hex = |bytes: Vec<u8>| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+        json!({
+            "hash": self.hash, "sketch": self.sketch.as_ref().map(|s| hex(s.to_bytes())),
+            "meter": [self.meter.numerator, self.meter.denominator], "notes": self.notes,
+            "frames": self.frames, "mended": self.is_mended, "lost": self.lost,
+            // Its bits: a number that goes through text may come back as its neighbour.
+            "seconds": self.seconds.to_bits(),
+        })
+    }
+
+    fn read(value: &Value) -> Option<About> {
+        let number = |value: &Value| value.as_u64();
+        let sketch = match value["sketch"].as_str() {
+            None => None,
+            Some(hex) => {
+                let byte = |at| u8::from_str_radix(hex.get(at..at + 2)?, 16).ok();
+                let bytes: Option<Vec<u8>> = (0..hex.len()).step_by(2).map(byte).collect();
+                Some(Sketch::from_bytes(&bytes?)?)
+            }
+        };
+        let part = |at: usize| u8::try_from(number(&value["meter"][at])?).ok();
+        let lost = value["lost"].as_array()?.iter();
+        let lost = lost.map(|l| Some((l[0].as_str()?.to_owned(), number(&l[1])? as usize)));
+        Some(About {
+            hash: number(&value["hash"])?,
+            sketch,
+            meter: Meter { tick: 0, numerator: part(0)?, denominator: part(1)? },
+            notes: [number(&value["notes"][0])? as usize, number(&value["notes"][1])? as usize],
+            frames: number(&value["frames"])? as usize,
+            seconds: f64::from_bits(number(&value["seconds"])?),
+            is_mended: value["mended"].as_bool()?,
+            lost: lost.collect::<Option<_>>()?,
+        })
+    }
+}
+
+/// What a file gives: music and where its tokens are, or why it is of no use.
+type Given = std::result::Result<(About, Place), String>;
+
+/// Opens the cache of an encoding, or something for this run alone where there can be none.
+fn store(encoding: &dyn Encoding, cached: bool, console: &Console) -> Result<Store> {
+    let (name, vocab) = (encoding.name(), encoding.vocab_size());
+    if let Some(folder) = cache_folder().filter(|_| cached) {
+        match Store::open(&folder, name, vocab) {
+            Ok(store) => return Ok(store),
+            Err(e) => console.note(format!("no cache: {e}")),
+        }
+    }
+    Store::scratch(name, vocab).map_err(|e| Error::failed(e.to_string()))
+}
+
+fn cache_folder() -> Option<PathBuf> {
+    let given =
+        |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    given("ETUDE_CACHE")
+        .or_else(|| Some(given("XDG_CACHE_HOME").or_else(|| given("LOCALAPPDATA"))?.join("etude")))
+        .or_else(|| Some(given("HOME")?.join(".cache/etude")))
+}
+
+/// Reads files into the store of their encoding; returns also the number of training files.
+fn from_files(
+    config: &RunConfig,
+    encoding: &dyn Encoding,
+    sources: &[PathBuf],
+    cached: bool,
+    console: &Console,
+) -> Result<(Dataset, usize)> {
+    let (found, mut skipped) = data::survey(sources)?;
+    let mut store = store(encoding, cached, console)?;
+    let mut seen: BTreeMap<u64, PathBuf> = BTreeMap::new();
+    let (mut marks, mut pieces, mut lost) = (Vec::new(), Vec::new(), BTreeMap::new());
+    let (mut notes, mut mended, mut known) = (0, 0, 0);
+    for Found { path, name, split } in found {
+        let given = file(&path, encoding, &mut store, &mut known)?;
+        let (about, place) = match given {
+            Ok(given) => given,
+            Err(why) => {
+                skipped.push(Skipped { path, why, duplicate: false });
+                continue;
+            }
+        };
+        match seen.entry(about.hash) {
+            Entry::Occupied(first) => {
+                let why = format!("the same music as {}", show_path(first.get()));
+                skipped.push(Skipped { path, why, duplicate: true });
+                continue;
+            }
+            Entry::Vacant(free) => free.insert(path),
+        };
+        notes += about.notes[0];
+        mended += usize::from(about.is_mended);
+        for (reason, count) in about.lost {
+            *lost.entry(reason).or_insert(0) += count;
+        }
+        marks.push(Mark { hash: about.hash, sketch: about.sketch, split });
+        pieces.push(Stored {
+            name: name.into(),
+            place,
+            meter: about.meter,
+            notes: about.notes[1],
+            frames: about.frames,
+            seconds: about.seconds,
+        });
+    }
+    store.settle();
+    if pieces.is_empty() {
+        return Err(data::nothing_usable(sources, &skipped));
+    }
+    let (splits, leaks) = data::divide(&marks);
+    let mut parts = [Vec::new(), Vec::new(), Vec::new()];
+    let mut counts = [0; 3];
+    for (piece, split) in pieces.into_iter().zip(splits) {
+        counts[split as usize] += 1;
+        if piece.place.tokens() > 0 {
+            parts[split as usize].push(piece);
+        }
+    }
+    let source = data::shown(sources);
+    let summary =
+        Summary { source: &source, parts: counts, notes, skipped: &skipped, mended, leaks, known };
+    summary.report(console)?;
+    let (store, vocab) = (Arc::new(store), encoding.vocab_size());
+    let [train, valid, test] =
+        parts.map(|part| Pieces::stored(&store, part, config.model.conditions, vocab));
+    let lost = lost.into_iter().collect();
+    Ok((Dataset { train, valid, test, lost }, counts[Split::Train as usize]))
+}
+
+/// Reads a file, or finds what was made of its content before.
+fn file(
+    path: &Path,
+    encoding: &dyn Encoding,
+    store: &mut Store,
+    known: &mut usize,
+) -> Result<Given> {
+    let bytes = match read_bytes(path, MAX_FILE_BYTES) {
+        Ok(bytes) => bytes,
+        Err(Error::Input { why, .. }) => return Ok(Err(why)),
+        Err(other) => return Err(other),
+    };
+    let content = content_hash(&bytes);
+    if let Some((kept, place)) = store.find(content) {
+        let given = match kept["why"].as_str() {
+            Some(why) => Some(Err(why.to_owned())),
+            None => About::read(&kept).map(|about| Ok((about, place))),
+        };
+        if let Some(given) = given {
+            *known += 1;
+            return Ok(given);
+        }
+    }
+    let keep = |store: &mut Store, about: &Value, tokens: &[u32]| {
+        store.add(content, about, tokens).map_err(|e| Error::failed(e.to_string()))
+    };
+    let reading = match Score::from_midi(&bytes) {
+        Ok(reading) if reading.score.note_count() > 0 => reading,
+        other => {
+            let why = other.err().map_or("no notes in it".to_owned(), |e| match e {
+                etude_tokenizer::Error::Midi { why } => why,
+                e => e.to_string(),
+            });
+            keep(store, &json!({ "why": why }), &[])?;
+            return Ok(Err(why));
+        }
+    };
+    let (score, mut lost) = (&reading.score, Vec::new());
+    // What is kept serves models of the encoding under any conditions.
+    let piece = tokens::piece("", score, encoding, Conditions::None, Some(&mut lost));
+    let about = About {
+        hash: data::fingerprint(score),
+        sketch: Sketch::of(score),
+        meter: tokens::meter_of(score),
+        notes: [score.note_count(), piece.as_ref().map_or(0, |p| p.notes)],
+        frames: piece.as_ref().map_or(0, |p| p.frames),
+        seconds: score.seconds(),
+        is_mended: !reading.warnings.is_empty(),
+        lost,
+    };
+    let tokens = piece.map(|p| p.tokens).unwrap_or_default();
+    let place = keep(store, &about.write(), &tokens)?;
+    Ok(Ok((about, place)))
+}

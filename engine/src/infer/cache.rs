@@ -1,0 +1,152 @@
+//! Keys and values of the tokens so far: what makes one more token cost one row of attention.
+//!
+//! With f32 weights they are kept as they are; where weights have fewer bits, as bf16, half the bytes
+//! that a token reads.
+
+use etude_kernels::attention::{Cache, Mask, Relative, attention_step};
+use etude_kernels::stream::Precision;
+use half::bf16;
+
+use crate::error::{Error, Result};
+
+/// The keys and values of one attention layer, `[heads, capacity, head_dim]` each.
+pub struct KeyValueCache {
+    rows: Rows,
+    cache: Cache,
+}
+
+enum Rows {
+    F32([Vec<f32>; 2]),
+    Bf16([Vec<bf16>; 2]),
+}
+
+impl KeyValueCache {
+    /// Makes an empty cache for `capacity` tokens.
+    ///
+    /// # Errors
+    /// If the sizes are more than memory can number.
+    pub fn new(
+        heads: usize,
+        head_dim: usize,
+        capacity: usize,
+        precision: Precision,
+    ) -> Result<KeyValueCache> {
+        let sizes = heads.checked_mul(head_dim).and_then(|row| row.checked_mul(capacity));
+        let Some(len) = sizes.filter(|len| *len <= isize::MAX as usize / size_of::<f32>()) else {
+            let why = format!("{heads} heads of {head_dim} numbers for {capacity} tokens");
+            return Err(Error::argument("key-value cache", why));
+        };
+        let rows = match precision {
+            Precision::F32 => Rows::F32([vec![0.0; len], vec![0.0; len]]),
+            _ => Rows::Bf16([vec![bf16::ZERO; len], vec![bf16::ZERO; len]]),
+        };
+        Ok(KeyValueCache { rows, cache: Cache { heads, capacity, len: 0, head_dim } })
+    }
+
+    /// Tokens in the cache.
+    pub fn len(&self) -> usize {
+        self.cache.len
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.cache.len == 0
+    }
+
+    /// Tokens that there is room for.
+    pub fn capacity(&self) -> usize {
+        self.cache.capacity
+    }
+
+    /// Forgets all tokens but the first `len`.
+    pub fn truncate(&mut self, len: usize) {
+        self.cache.len = self.cache.len.min(len);
+    }
+
+    /// Forgets the first `count` tokens; those after them move to the front.
+    pub fn forget(&mut self, count: usize) {
+        let Cache { heads, capacity, len, head_dim: d } = self.cache;
+        let count = count.min(len);
+        for h in 0..heads {
+            let (first, kept) = (h * capacity * d, (h * capacity + count) * d);
+            let kept = kept..kept + (len - count) * d;
+            match &mut self.rows {
+                Rows::F32(rows) => rows.iter_mut().for_each(|x| x.copy_within(kept.clone(), first)),
+                Rows::Bf16(rows) => {
+                    rows.iter_mut().for_each(|x| x.copy_within(kept.clone(), first));
+                }
+            }
+        }
+        self.cache.len -= count;
+    }
+
+    /// Adds the key and the value of one more token.
+    ///
+    /// # Shapes
+    /// `k`, `v` `[heads, head_dim]`.
+    ///
+    /// # Errors
+    /// If the cache is full or a length differs.
+    pub fn push(&mut self, k: &[f32], v: &[f32]) -> Result<()> {
+        let Cache { heads, capacity, len, head_dim: d } = self.cache;
+        if len == capacity {
+            return Err(Error::argument(
+                "key-value cache",
+                format!("all {capacity} rows are full"),
+            ));
+        }
+        self.check(k)?;
+        self.check(v)?;
+        for (at, x) in [k, v].into_iter().enumerate() {
+            for h in 0..heads {
+                let (from, to) = (h * d..(h + 1) * d, (h * capacity + len) * d);
+                match &mut self.rows {
+                    Rows::F32(rows) => rows[at][to..to + d].copy_from_slice(&x[from]),
+                    Rows::Bf16(rows) => {
+                        let row = rows[at][to..to + d].iter_mut().zip(&x[from]);
+                        row.for_each(|(y, x)| *y = bf16::from_f32(*x));
+                    }
+                }
+            }
+        }
+        self.cache.len += 1;
+        Ok(())
+    }
+
+    /// Computes what the query of the last token finds among all tokens.
+    ///
+    /// # Shapes
+    /// `q`, `o` `[heads, head_dim]`; `er` `[heads, max_len, head_dim]`, empty without relative
+    /// embeddings.
+    ///
+    /// # Errors
+    /// If a length differs, or the mask is none for these embeddings or reaches further back.
+    pub fn attend(&self, q: &[f32], er: &[f32], mask: Mask, o: &mut [f32]) -> Result<()> {
+        let Cache { heads, len, head_dim: d, .. } = self.cache;
+        self.check(q)?;
+        self.check(o)?;
+        let max_len = er.len().checked_div(heads * d).unwrap_or(0);
+        if !er.is_empty() {
+            let looks_back = matches!(mask, Mask::Causal | Mask::Window { .. });
+            if er.len() != heads * max_len * d || mask.reach(len) > max_len || !looks_back {
+                let why = format!("{max_len} relative embeddings, {mask:?}, {len} tokens");
+                return Err(Error::argument("key-value cache", why));
+            }
+        }
+        let relative = (!er.is_empty()).then_some(Relative { er, max_len });
+        let scale = 1.0 / (d as f32).sqrt();
+        match &self.rows {
+            Rows::F32([k, v]) => attention_step(q, k, v, relative, o, self.cache, mask, scale),
+            Rows::Bf16([k, v]) => attention_step(q, k, v, relative, o, self.cache, mask, scale),
+        }
+        Ok(())
+    }
+
+    fn check(&self, row: &[f32]) -> Result<()> {
+        let wanted = [self.cache.heads, self.cache.head_dim];
+        if row.len() == wanted[0] * wanted[1] {
+            return Ok(());
+        }
+        Err(Error::shape("key-value cache", &[row.len()], &wanted, "the lengths differ"))
+    }
+}

@@ -1,0 +1,246 @@
+//! A search for a likely piece: several pieces grow side by side, and the likelier ones go on.
+//!
+//! ```text
+//! repeat: each of `beam` pieces goes on in `branch` ways by `iteration` drawn tokens;
+//!         of the beam * branch results the `beam` with the highest log-likelihood stay
+//! ```
+//!
+//! With one piece and one way this is plain drawing. Where all tokens take the same time, so that the
+//! number `n` of tokens to come is known, the first iteration has `(n - 1) % iteration + 1` of them
+//! and the others are whole. What a piece has drawn depends on the seed and its place in the search.
+//!
+//! # Source
+//! Magenta's `events_rnn_model` (`beam_size`, `branch_factor`, `steps_per_iteration`).
+
+use crate::generate::Clock;
+use crate::sampling::{Heard, Sampler};
+use crate::{Generator, Result};
+use etude_engine::Rng;
+use etude_tokenizer::TokenTime;
+use etude_tokenizer::grammar::Grammar;
+use etude_tokenizer::step_input::{StepInput, StepReader};
+
+/// The longest piece that is written, in tokens.
+pub const MAX_TOKENS: usize = 1_000_000;
+
+/// A piece in the making.
+pub(crate) struct Draft {
+    /// Its tokens so far.
+    pub tokens: Vec<u32>,
+    /// Where it stands in the encoding's grammar.
+    pub grammar: Box<dyn Grammar>,
+    /// Its length so far, in the clock's unit.
+    pub now: f64,
+    /// Sum of the log-probabilities of what was drawn; told in a search alone.
+    pub log_likelihood: f64,
+    /// What the guard against repeats remembers.
+    heard: Heard,
+    /// What the generator remembers; `None` where it cannot be taken out.
+    state: Option<Vec<f32>>,
+    /// The place in the voice that is written into it: step, and notes told of that step.
+    told: (usize, usize),
+    is_done: bool,
+}
+
+impl Draft {
+    /// Begins a piece before its first token.
+    pub fn new(grammar: Box<dyn Grammar>) -> Draft {
+        Draft {
+            tokens: Vec::new(),
+            grammar,
+            now: 0.0,
+            log_likelihood: 0.0,
+            heard: Heard::default(),
+            state: None,
+            told: (0, 0),
+            is_done: false,
+        }
+    }
+
+    fn copy(&self) -> Draft {
+        Draft { tokens: self.tokens.clone(), grammar: self.grammar.copy(), state: None, ..*self }
+    }
+
+    /// Goes on by a token.
+    pub fn push(&mut self, token: u32) {
+        self.tokens.push(token);
+        self.grammar.push(token);
+    }
+}
+
+/// Everything that writing shares between the pieces of a search.
+pub(crate) struct Desk<'a> {
+    pub generator: &'a mut dyn Generator,
+    pub sampler: Sampler,
+    pub rng: Rng,
+    pub input: StepInput,
+    /// Reads the input of the piece at hand.
+    pub reader: StepReader,
+    pub clock: &'a Clock,
+    /// What each token takes.
+    pub times: &'a [TokenTime],
+    /// Which tokens begin a note.
+    pub onsets: &'a [bool],
+    /// The length at which a piece is done.
+    pub wanted: f64,
+    /// Notes that must be told at each step, in the order of the encoding; none for a free piece.
+    pub voice: Vec<Vec<u32>>,
+    pub rows: Vec<u32>,
+    pub allowed: Vec<bool>,
+}
+
+impl Desk<'_> {
+    /// Reads what a piece begins with, which is in `draft.tokens` and in its grammar.
+    pub fn prime(&mut self, draft: &mut Draft) -> Result<()> {
+        self.replay(&draft.tokens)?;
+        self.sampler.reset();
+        draft.tokens.iter().for_each(|&token| self.hear(token));
+        draft.heard = self.sampler.memory();
+        draft.now = draft.tokens.iter().map(|t| self.time(*t)).sum();
+        Ok(())
+    }
+
+    /// Goes on with one piece until it is done, and shows each token; `false` ends it.
+    pub fn extend(
+        &mut self,
+        draft: &mut Draft,
+        hear: &mut dyn FnMut(u32, f64) -> bool,
+    ) -> Result<()> {
+        self.sampler.remember(draft.heard);
+        self.go_on(draft, usize::MAX, false, hear)
+    }
+
+    /// Searches from one piece and returns the likeliest that was found.
+    pub fn search(
+        &mut self,
+        mut start: Draft,
+        (beam, branch, iteration): (usize, usize, usize),
+    ) -> Result<Draft> {
+        start.state = self.generator.state();
+        let mut pieces = vec![start];
+        let mut steps = self.first_iteration(&pieces[0], iteration);
+        while pieces.iter().any(|p| !p.is_done) {
+            let mut next = Vec::with_capacity(pieces.len() * branch);
+            for piece in pieces {
+                if piece.is_done {
+                    next.push(piece);
+                    continue;
+                }
+                for _ in 0..branch {
+                    let mut other = piece.copy();
+                    match &piece.state {
+                        Some(state) => self.generator.set_state(state)?,
+                        None => self.replay(&piece.tokens)?,
+                    }
+                    // Other pieces have been read since.
+                    self.reader = self.input.reader();
+                    self.sampler.remember(piece.heard);
+                    self.go_on(&mut other, steps, true, &mut |_, _| true)?;
+                    other.heard = self.sampler.memory();
+                    other.state = self.generator.state();
+                    next.push(other);
+                }
+            }
+            // Stable: of two that are as likely the earlier one stays.
+            next.sort_by(|a, b| b.log_likelihood.total_cmp(&a.log_likelihood));
+            next.truncate(beam);
+            (pieces, steps) = (next, iteration);
+        }
+        Ok(pieces.swap_remove(0))
+    }
+
+    /// Tokens of the first iteration.
+    fn first_iteration(&self, start: &Draft, iteration: usize) -> usize {
+        let each = self.time(0);
+        let even = self.times.iter().all(|time| *time == self.times[0]) && each > 0.0;
+        if !even {
+            return iteration;
+        }
+        let left = ((self.wanted - start.now) / each).ceil().max(1.0) as usize;
+        (left - 1) % iteration + 1
+    }
+
+    /// Draws up to `steps` tokens.
+    fn go_on(
+        &mut self,
+        draft: &mut Draft,
+        steps: usize,
+        searching: bool,
+        hear: &mut dyn FnMut(u32, f64) -> bool,
+    ) -> Result<()> {
+        let end = draft.grammar.end();
+        for _ in 0..steps {
+            if draft.now >= self.wanted || draft.tokens.len() >= MAX_TOKENS {
+                draft.is_done = true;
+                return Ok(());
+            }
+            draft.grammar.mask(&mut self.allowed);
+            // The length asked for is what ends a piece.
+            end.into_iter().for_each(|end| self.allowed[end as usize] = false);
+            if !self.allowed.contains(&true) {
+                draft.is_done = true;
+                return Ok(());
+            }
+            self.reader.fill(&draft.tokens, draft.tokens.len(), &mut self.rows);
+            let logits = self.generator.step(&self.rows)?;
+            let allowed = |token: u32| self.allowed[token as usize];
+            let drawn = self.sampler.draw(logits, self.rng.unit(), allowed);
+            let token = due(&self.voice, self.times, draft, drawn);
+            if searching {
+                draft.log_likelihood += self.sampler.log_probability(logits, token, allowed);
+            }
+            draft.push(token);
+            self.hear(token);
+            draft.now += self.time(token);
+            if !hear(token, draft.now) {
+                draft.is_done = true;
+                return Ok(());
+            }
+        }
+        draft.is_done = draft.now >= self.wanted;
+        Ok(())
+    }
+
+    fn replay(&mut self, tokens: &[u32]) -> Result<()> {
+        self.generator.reset();
+        self.reader = self.input.reader();
+        for t in 0..tokens.len() {
+            self.reader.fill(tokens, t, &mut self.rows);
+            self.generator.step(&self.rows)?;
+        }
+        Ok(())
+    }
+
+    fn hear(&mut self, token: u32) {
+        self.sampler.heard(self.onsets[token as usize].then_some(token));
+    }
+
+    pub fn time(&self, token: u32) -> f64 {
+        self.clock.time(self.times[token as usize])
+    }
+}
+
+/// The token that comes: the drawn one, unless it would leave no room for a note of the voice that
+/// is due at this step.
+fn due(voice: &[Vec<u32>], times: &[TokenTime], draft: &mut Draft, drawn: u32) -> u32 {
+    let (step, told) = draft.told;
+    let ends_step = times[drawn as usize] != TokenTime::None;
+    let waiting = voice.get(step).map_or(&[][..], |notes| &notes[told.min(notes.len())..]);
+    for (skipped, &note) in waiting.iter().enumerate() {
+        // What cannot be told here, because the piece has told it already, is passed over.
+        if !draft.grammar.allows(note) {
+            continue;
+        }
+        let mut after = draft.grammar.copy();
+        after.push(drawn);
+        if drawn == note || ends_step || !after.allows(note) {
+            draft.told.1 = told + skipped + 1;
+            return note;
+        }
+        return drawn;
+    }
+    if ends_step {
+        draft.told = (step + 1, 0);
+    }
+    drawn
+}

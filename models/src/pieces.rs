@@ -1,0 +1,177 @@
+//! The pieces of a part of the data: in memory, or on the disk and read as they are wanted.
+
+use crate::Result;
+use crate::augment::Augment;
+use crate::data::{Conditions, Piece};
+#[cfg(feature = "train")]
+use crate::store::{Place, Store};
+use etude_engine::Rng;
+use etude_tokenizer::{Encoding, Meter};
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::{Arc, Mutex};
+
+/// The pieces of a part.
+#[derive(Default)]
+pub struct Pieces {
+    held: Held,
+    change: Option<(Augment, Box<dyn Encoding>)>,
+    /// The order of one epoch: seed, epoch and the numbers of the pieces.
+    order: Mutex<(u64, u64, Arc<Vec<u32>>)>,
+}
+
+enum Held {
+    Memory(Vec<Piece>),
+    #[cfg(feature = "train")]
+    Disk(Arc<Store>, Vec<Stored>, (Conditions, usize)),
+}
+
+impl Default for Held {
+    fn default() -> Held {
+        Held::Memory(Vec::new())
+    }
+}
+
+/// A piece whose tokens are on the disk.
+#[cfg(feature = "train")]
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stored {
+    /// Its name in the data set.
+    pub name: Box<str>,
+    /// Where its tokens are.
+    pub place: Place,
+    /// Its first metre.
+    pub meter: Meter,
+    /// Notes in the quantised score.
+    pub notes: usize,
+    /// Sixteenth-note steps, to the end of the last note.
+    pub frames: usize,
+    /// Length by the tempo map, in seconds.
+    pub seconds: f64,
+}
+
+impl fmt::Debug for Pieces {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} pieces", self.len())
+    }
+}
+
+impl From<Vec<Piece>> for Pieces {
+    fn from(pieces: Vec<Piece>) -> Pieces {
+        Pieces { held: Held::Memory(pieces), ..Pieces::default() }
+    }
+}
+
+const ORDER_STREAM: u32 = 1;
+
+impl Pieces {
+    /// Takes pieces whose tokens, of a vocabulary of `vocab`, are in a store.
+    #[cfg(feature = "train")]
+    pub fn stored(
+        store: &Arc<Store>,
+        pieces: Vec<Stored>,
+        conditions: Conditions,
+        vocab: usize,
+    ) -> Pieces {
+        Pieces { held: Held::Disk(store.clone(), pieces, (conditions, vocab)), ..Pieces::default() }
+    }
+
+    /// The same pieces, changed from window to window.
+    pub fn changed(mut self, encoding: &dyn Encoding, augment: Augment) -> Pieces {
+        let known = etude_tokenizer::encoding(encoding.name());
+        self.change = known.filter(|_| augment != Augment::default()).map(|e| (augment, e));
+        self
+    }
+
+    /// How many pieces there are.
+    pub fn len(&self) -> usize {
+        match &self.held {
+            Held::Memory(pieces) => pieces.len(),
+            #[cfg(feature = "train")]
+            Held::Disk(_, pieces, _) => pieces.len(),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Tokens of a piece.
+    ///
+    /// # Panics
+    /// If there is no such piece.
+    pub fn tokens(&self, piece: usize) -> usize {
+        match &self.held {
+            Held::Memory(pieces) => pieces[piece].tokens.len(),
+            #[cfg(feature = "train")]
+            Held::Disk(_, pieces, _) => pieces[piece].place.tokens(),
+        }
+    }
+
+    /// Tokens of all pieces.
+    pub fn token_count(&self) -> usize {
+        (0..self.len()).map(|piece| self.tokens(piece)).sum()
+    }
+
+    /// A piece as it is.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    ///
+    /// # Panics
+    /// If there is no such piece.
+    pub fn get(&self, piece: usize) -> Result<Cow<'_, Piece>> {
+        match &self.held {
+            Held::Memory(pieces) => Ok(Cow::Borrowed(&pieces[piece])),
+            #[cfg(feature = "train")]
+            Held::Disk(store, pieces, (conditions, vocab)) => {
+                let stored = &pieces[piece];
+                let tokens = store.tokens(stored.place)?;
+                let frames = match conditions {
+                    Conditions::Keys => crate::frames::counted(&tokens),
+                    _ => stored.frames,
+                };
+                Ok(Cow::Owned(Piece {
+                    name: stored.name.to_string(),
+                    input: conditions.input(*vocab, stored.meter, tokens.len()),
+                    tokens,
+                    notes: stored.notes,
+                    frames,
+                    seconds: stored.seconds,
+                }))
+            }
+        }
+    }
+
+    /// All pieces as they are, one after the other.
+    pub fn iter(&self) -> impl Iterator<Item = Result<Cow<'_, Piece>>> {
+        (0..self.len()).map(|piece| self.get(piece))
+    }
+
+    /// Pieces in all keys in which they come.
+    pub(crate) fn variants(&self) -> usize {
+        self.len() * self.change.as_ref().map_or(1, |(augment, _)| augment.keys())
+    }
+
+    /// A piece in one of its keys, for window `number` of training.
+    pub(crate) fn variant(&self, at: usize, seed: u64, number: u64) -> Result<Cow<'_, Piece>> {
+        let Some((augment, encoding)) = &self.change else { return self.get(at) };
+        let piece = self.get(at / augment.keys())?;
+        let changed = augment.apply(&piece, &**encoding, at % augment.keys(), (seed, number))?;
+        Ok(changed.map_or(piece, Cow::Owned))
+    }
+
+    /// The variant that comes at a place of an epoch, in an order of its own: a function of the seed
+    /// and the epoch alone.
+    pub(crate) fn at(&self, seed: u64, epoch: u64, place: usize) -> usize {
+        let mut order = self.order.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let count = self.variants();
+        if (order.0, order.1, order.2.len()) != (seed, epoch, count) {
+            let mut numbers: Vec<u32> = (0..count as u32).collect();
+            Rng { seed, stream: ORDER_STREAM, position: epoch << 34 }.shuffle(&mut numbers);
+            *order = (seed, epoch, Arc::new(numbers));
+        }
+        order.2[place] as usize
+    }
+}

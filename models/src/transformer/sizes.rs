@@ -1,0 +1,329 @@
+//! The sizes of a Transformer: its keys of table `model`, its presets, what it costs.
+
+use super::Transformer;
+use crate::config::Table;
+use crate::registry::{Entry, Network, Preset};
+use crate::{Error, Model, Part, Result};
+use etude_engine::{Activation, Mask, Module};
+use serde_json::{Map, Value};
+use std::sync::Arc;
+
+/// The decoder of tokens.
+pub const TRANSFORMER: Entry = Entry {
+    id: "transformer",
+    about: "decoder with attention: every token looks at all before it",
+    presets: &[
+        Preset {
+            name: "music-transformer-tiny",
+            about: "3 x 128 with relative attention over the 38-class melody encoding: learns in \
+                    minutes",
+            settings: r#"{"model": {"encoding": "melody-c", "hidden": 128, "layers": 3, "heads": 4,
+                "ff": 512, "context": 512, "dropout": 0.1},
+                "train": {"steps": 2000, "batch": 16, "window": 256, "lr": 0.001, "clip": 1,
+                "warmup": 100}}"#,
+        },
+        Preset {
+            name: "music-transformer-jsb",
+            about: "the Music Transformer's sizes for chorales (Huang et al. 2018): 5 x 256, 8 heads, \
+                    ff 1024, relative attention",
+            settings: r#"{"model": {"encoding": "polyphony", "hidden": 256, "layers": 5, "heads": 8,
+                "ff": 1024, "context": 1024, "dropout": 0.1},
+                "train": {"steps": 2000, "batch": 8, "window": 512, "lr": 0.0005, "clip": 1,
+                "warmup": 200, "transpose": 3}, "data": {"source": "chorales"}}"#,
+        },
+        Preset {
+            name: "music-transformer-piano",
+            about: "the Music Transformer for performances: 6 x 512, 8 heads, ff 1024, relative \
+                    attention over 2048 events of 10 ms",
+            settings: r#"{"model": {"encoding": "performance-dynamics", "hidden": 512, "layers": 6,
+                "heads": 8, "ff": 1024, "context": 2048, "dropout": 0.1},
+                "train": {"steps": 2000, "batch": 2, "window": 2048, "lr": 0.0003, "clip": 1,
+                "warmup": 200, "transpose": 3}, "data": {"source": "piano"}}"#,
+        },
+        Preset {
+            name: "musenet-small",
+            about: "MuseNet's kind in small: 6 x 512, 8 heads, ff 2048, learned positions, sparse \
+                    attention, over the multi-track events of any MIDI file",
+            settings: r#"{"model": {"encoding": "events", "hidden": 512, "layers": 6, "heads": 8,
+                "ff": 2048, "context": 1024, "positions": "learned", "sparse_block": 128,
+                "sparse_stride": 16, "dropout": 0.1},
+                "train": {"steps": 2000, "batch": 2, "window": 1024, "lr": 0.0003, "clip": 1,
+                "warmup": 200}, "data": {"source": "bands"}}"#,
+        },
+    ],
+    keys: &[
+        "hidden",
+        "layers",
+        "heads",
+        "ff",
+        "context",
+        "positions",
+        "local",
+        "sparse_block",
+        "sparse_stride",
+        "norm",
+        "activation",
+        "output",
+        "dropout",
+        "label_smoothing",
+    ],
+    read: |_, table| Ok(Arc::new(TransformerConfig::read(table)?)),
+};
+
+/// How a token knows where it stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Positions {
+    /// A learned vector for each distance, added to keys where a query meets them (Shaw et al. 2018;
+    /// Huang et al. 2018).
+    Relative,
+    /// A learned vector for each place, added to the input; beyond the context places begin anew.
+    Learned,
+    /// Sines and cosines of each place, added to the input (Vaswani et al. 2017).
+    Sinusoidal,
+    /// Queries and keys turned by angles that grow with the place (Su et al. 2021).
+    Rotary,
+}
+
+const POSITIONS: [&str; 4] = ["relative", "learned", "sinusoidal", "rope"];
+
+/// The sizes of a decoder.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TransformerConfig {
+    /// Width of the stream that the blocks add to.
+    pub hidden: usize,
+    /// Blocks.
+    pub layers: usize,
+    /// Attention heads of a block; they share `hidden` equally.
+    pub heads: usize,
+    /// Width of a feed-forward layer.
+    pub ff: usize,
+    /// Tokens that a query sees at most.
+    pub context: usize,
+    /// How places are told.
+    pub positions: Positions,
+    /// The last tokens that a query sees; 0: all of the context.
+    pub local: usize,
+    /// Tokens of a block of sparse attention; 0: attention is not sparse.
+    pub sparse_block: usize,
+    /// Tokens from one column that all later queries see to the next.
+    pub sparse_stride: usize,
+    /// Whether the input of a layer is normalised, or else the sum that its output goes to.
+    pub pre_norm: bool,
+    /// Between the two feed-forward layers.
+    pub activation: Activation,
+    /// Whether the output matrix is the table of the tokens' vectors.
+    pub tied: bool,
+    /// Share that is dropped of attention weights and of what is added to the stream.
+    pub dropout: f32,
+    /// Share of a target's probability that is spread over all tokens in training.
+    pub label_smoothing: f32,
+}
+
+impl TransformerConfig {
+    /// A plain decoder: pre-norm, GELU, an output matrix of its own, nothing dropped.
+    pub fn plain(hidden: usize, layers: usize, heads: usize, ff: usize) -> TransformerConfig {
+        TransformerConfig {
+            hidden,
+            layers,
+            heads,
+            ff,
+            context: 1024,
+            positions: Positions::Relative,
+            local: 0,
+            sparse_block: 0,
+            sparse_stride: 0,
+            pre_norm: true,
+            activation: Activation::Gelu,
+            tied: false,
+            dropout: 0.0,
+            label_smoothing: 0.0,
+        }
+    }
+
+    /// Reads the network's keys of table `model`.
+    ///
+    /// # Errors
+    /// Names the key that cannot be used.
+    pub fn read(t: &mut Table) -> Result<TransformerConfig> {
+        let hidden = t.count("hidden", 256, 1..=65_536)?;
+        let positions = t.choice("positions", "relative", &POSITIONS)?;
+        let at = POSITIONS.iter().position(|p| *p == positions).unwrap_or(0);
+        let config = TransformerConfig {
+            hidden,
+            layers: t.count("layers", 4, 1..=256)?,
+            heads: t.count("heads", 4, 1..=1024)?,
+            ff: t.count("ff", 4 * hidden, 1..=1 << 20)?,
+            context: t.count("context", 1024, 1..=65_536)?,
+            positions: [
+                Positions::Relative,
+                Positions::Learned,
+                Positions::Sinusoidal,
+                Positions::Rotary,
+            ][at],
+            local: t.count("local", 0, 0..=65_536)?,
+            sparse_block: t.count("sparse_block", 0, 0..=65_536)?,
+            sparse_stride: t.count("sparse_stride", 0, 0..=65_536)?,
+            pre_norm: t.choice("norm", "pre", &["pre", "post"])? == "pre",
+            activation: match t.choice("activation", "gelu", &["gelu", "relu"])?.as_str() {
+                "gelu" => Activation::Gelu,
+                _ => Activation::Relu,
+            },
+            tied: t.choice("output", "own", &["own", "tied"])? == "tied",
+            dropout: t.number("dropout", 0.0, 0.0..=0.95)? as f32,
+            label_smoothing: t.number("label_smoothing", 0.0, 0.0..=0.9)? as f32,
+        };
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Refuses sizes that do not fit together.
+    pub(super) fn check(&self) -> Result<()> {
+        let fault =
+            |key: &str, why: String| Err(Error::Config { key: format!("model.{key}"), why });
+        let TransformerConfig { hidden, heads, local, context, .. } = *self;
+        if [hidden, heads, context, self.layers, self.ff].contains(&0) {
+            let why = "hidden, heads, layers, ff and context are at least 1".to_owned();
+            return fault("hidden", why);
+        }
+        if !hidden.is_multiple_of(heads) {
+            return fault("heads", format!("{heads} heads cannot share hidden = {hidden} equally"));
+        }
+        if self.positions == Positions::Rotary && !(hidden / heads).is_multiple_of(2) {
+            let why = format!("rope turns pairs; heads of {} numbers have none", hidden / heads);
+            return fault("positions", why);
+        }
+        if local > context {
+            return fault("local", format!("{local} tokens; the context has {context}"));
+        }
+        let (block, stride) = (self.sparse_block, self.sparse_stride);
+        if (block == 0) != (stride == 0) {
+            let why = format!("sparse attention has a block and a stride; given {block}, {stride}");
+            return fault("sparse_stride", why);
+        }
+        if block > 0 && (local > 0 || self.positions == Positions::Relative) {
+            let why = "not with local attention or relative positions".to_owned();
+            return fault("sparse_block", why);
+        }
+        Ok(())
+    }
+
+    /// Whether attention is sparse.
+    pub fn is_sparse(&self) -> bool {
+        self.sparse_block > 0
+    }
+
+    /// Tokens back that a query sees, itself among them.
+    pub fn reach(&self) -> usize {
+        if self.local > 0 { self.local } else { self.context }
+    }
+
+    /// Which keys the queries of a sequence see.
+    pub fn mask(&self, steps: usize) -> Mask {
+        match (self.sparse_block, self.reach()) {
+            (0, reach) if steps > reach => Mask::Window { width: reach },
+            (0, _) => Mask::Causal,
+            (block, _) => Mask::Strided { block, stride: self.sparse_stride },
+        }
+    }
+
+    /// Numbers of a head.
+    pub fn head_dim(&self) -> usize {
+        self.hidden / self.heads
+    }
+}
+
+impl Network for TransformerConfig {
+    fn write(&self, table: &mut Map<String, Value>) {
+        let positions = POSITIONS[self.positions as usize];
+        let activation = if self.activation == Activation::Relu { "relu" } else { "gelu" };
+        // Through text: 0.3f32 as f64 has digits that nobody wrote.
+        let number = |x: f32| Value::from(x.to_string().parse::<f64>().unwrap_or(0.0));
+        let values: [(&str, Value); 14] = [
+            ("hidden", self.hidden.into()),
+            ("layers", self.layers.into()),
+            ("heads", self.heads.into()),
+            ("ff", self.ff.into()),
+            ("context", self.context.into()),
+            ("positions", positions.into()),
+            ("local", self.local.into()),
+            ("sparse_block", self.sparse_block.into()),
+            ("sparse_stride", self.sparse_stride.into()),
+            ("norm", if self.pre_norm { "pre" } else { "post" }.into()),
+            ("activation", activation.into()),
+            ("output", if self.tied { "tied" } else { "own" }.into()),
+            ("dropout", number(self.dropout)),
+            ("label_smoothing", number(self.label_smoothing)),
+        ];
+        table.extend(values.map(|(key, value)| (key.to_owned(), value)));
+    }
+
+    fn parameter_count(&self, rows: usize, vocab: usize) -> u64 {
+        let [d, ff, rows, vocab] = [self.hidden, self.ff, rows, vocab].map(|n| n as u64);
+        let (context, reach) = (self.context as u64, self.reach() as u64);
+        let relative = if self.positions == Positions::Relative { reach * d } else { 0 };
+        let learned = if self.positions == Positions::Learned { context * d } else { 0 };
+        let block = 4 * d * (d + 1) + 2 * d * ff + ff + d + 4 * d + relative;
+        let out = if self.tied { 0 } else { vocab * d };
+        let norm = if self.pre_norm { 2 * d } else { 0 };
+        (rows + 1) * d + learned + self.layers as u64 * block + norm + out
+    }
+
+    fn activations_per_token(&self, vocab: usize) -> u64 {
+        let [d, ff, layers] = [self.hidden, self.ff, self.layers].map(|n| n as u64);
+        // The stream twice, both norms, q, k, v, what attention found; dropout keeps its sums.
+        layers * (10 * d + 2 * ff + self.heads as u64) + 3 * d + 2 * vocab as u64
+    }
+
+    fn width(&self) -> usize {
+        self.hidden
+    }
+
+    fn most_steps(&self) -> Option<usize> {
+        self.is_sparse().then_some(self.context)
+    }
+
+    fn build(&self, rows: usize, vocab: usize, seed: u64) -> Result<Box<dyn Model>> {
+        Ok(Box::new(Transformer::new(self.clone(), rows, vocab, seed)?))
+    }
+}
+
+/// What each part of the network costs.
+pub(super) fn parts(net: &Transformer) -> Vec<Part> {
+    let (d, ff) = (net.config.hidden as u64, net.config.ff as u64);
+    let count = |p: &dyn Module| p.parameter_count() as u64;
+    let part = |name: String, about: String, parameters, multiplies: u64| Part {
+        name,
+        about,
+        parameters,
+        flops_per_token: 2 * multiplies,
+    };
+    let table = count(&net.embedding);
+    let about = format!("a vector of {d} for each input row, and for the start");
+    let mut parts = vec![part("embedding".into(), about, table, 0)];
+    if let Some(table) = &net.positions {
+        let about = format!("a vector of {d} for each place");
+        parts.push(part("positions".into(), about, count(table), 0));
+    }
+    let mask = net.config.mask(usize::MAX);
+    let seen = match mask {
+        Mask::Window { width } => format!("the last {width} tokens"),
+        _ => format!("{} tokens sparsely", net.config.context),
+    };
+    // On average a query of a whole context sees half of it.
+    let sums = if net.config.positions == Positions::Relative { 3 } else { 2 };
+    let looking = sums * d * (net.config.reach() as u64).div_ceil(2);
+    for (l, b) in net.blocks.iter().enumerate() {
+        let er = b.er.as_ref().map_or(0, |er| er.value.len() as u64);
+        let weights = count(&b.qkv) + count(&b.proj) + count(&b.norm1) + er;
+        let about = format!("{} heads of {} over {seen}", net.config.heads, net.config.head_dim());
+        parts.push(part(format!("attention.{l}"), about, weights, 4 * d * d + looking));
+        let weights = count(&b.up) + count(&b.down) + count(&b.norm2);
+        let about = format!("[{d}] -> [{ff}] -> [{d}]");
+        parts.push(part(format!("ff.{l}"), about, weights, 2 * d * ff));
+    }
+    let weights =
+        net.out.as_ref().map_or(0, |p| count(p)) + net.norm.as_ref().map_or(0, |n| count(n));
+    let about = format!("softmax(W_out x), [{d}] -> [{}]", net.vocab);
+    parts.push(part("out".into(), about, weights, d * net.vocab as u64));
+    parts
+}

@@ -1,0 +1,252 @@
+//! The Transformer one token at a time: keys and values of earlier tokens are kept, so a token costs
+//! one row of each product, and one query against the rows that are kept. Nothing is allocated.
+
+use super::{Block, Positions, Transformer, TransformerConfig, angle, sinusoid};
+use crate::layers::{Linear, NORM_EPS, Norm};
+use crate::{Generator, Result};
+use etude_engine::{KeyValueCache, LinearStep, NO_ID, Precision};
+use etude_engine::{activation_row, fetch_ahead, layer_norm_row};
+
+/// A norm and the row that it makes.
+struct NormStep {
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+    y: Vec<f32>,
+}
+
+impl NormStep {
+    fn new(norm: &Norm) -> NormStep {
+        let (weight, bias) = (norm.weight.value.to_vec(), norm.bias.value.to_vec());
+        NormStep { y: vec![0.0; weight.len()], weight, bias }
+    }
+
+    fn apply(&mut self, x: &[f32]) -> &[f32] {
+        layer_norm_row(x, &self.weight, &self.bias, NORM_EPS, &mut self.y);
+        &self.y
+    }
+}
+
+/// A block and the keys and values that it has seen.
+struct BlockStep {
+    norm1: NormStep,
+    qkv: LinearStep,
+    er: Vec<f32>,
+    cache: KeyValueCache,
+    proj: LinearStep,
+    norm2: NormStep,
+    up: LinearStep,
+    down: LinearStep,
+}
+
+impl BlockStep {
+    fn new(b: &Block, config: &TransformerConfig, precision: Precision) -> Result<BlockStep> {
+        let linear =
+            |l: &Linear| LinearStep::new(&l.weight.value, Some(&l.bias.value), 1, precision);
+        let capacity = config.reach() + config.reach().div_ceil(8);
+        Ok(BlockStep {
+            norm1: NormStep::new(&b.norm1),
+            qkv: linear(&b.qkv)?,
+            er: b.er.as_ref().map_or_else(Vec::new, |er| er.value.to_vec()),
+            cache: KeyValueCache::new(config.heads, config.head_dim(), capacity, precision)?,
+            proj: linear(&b.proj)?,
+            norm2: NormStep::new(&b.norm2),
+            up: linear(&b.up)?,
+            down: linear(&b.down)?,
+        })
+    }
+
+    fn linears(&mut self) -> [&mut LinearStep; 4] {
+        [&mut self.qkv, &mut self.proj, &mut self.up, &mut self.down]
+    }
+}
+
+/// What the blocks share.
+struct Room {
+    /// The stream of this token.
+    x: Vec<f32>,
+    /// Query, key and value.
+    qkv: Vec<f32>,
+    /// What the heads found.
+    a: Vec<f32>,
+    /// The inside of the feed-forward layer.
+    h: Vec<f32>,
+}
+
+/// Writes one token after the other.
+pub struct TransformerGenerator {
+    config: TransformerConfig,
+    /// `[rows + 1, hidden]`, scaled as the input wants it.
+    embedding: Vec<f32>,
+    positions: Vec<f32>,
+    blocks: Vec<BlockStep>,
+    norm: Option<NormStep>,
+    out: LinearStep,
+    room: Room,
+    /// Tokens read.
+    place: usize,
+}
+
+impl Transformer {
+    /// The network one token at a time.
+    ///
+    /// # Errors
+    /// If the weights do not fit together.
+    pub fn stepper(&self, precision: Precision) -> Result<TransformerGenerator> {
+        let (config, d) = (self.config.clone(), self.config.hidden);
+        let blocks = self.blocks.iter().map(|b| BlockStep::new(b, &config, precision));
+        let mut blocks = blocks.collect::<Result<Vec<_>>>()?;
+        let mut out = LinearStep::new(&self.w_out()?, None, 1, precision)?;
+        fetch_ahead(blocks.iter_mut().flat_map(BlockStep::linears).chain([&mut out]));
+        let mut embedding = self.embedding.value.to_vec();
+        embedding.iter_mut().for_each(|x| *x *= self.input_scale());
+        Ok(TransformerGenerator {
+            embedding,
+            positions: self.positions.as_ref().map_or_else(Vec::new, |p| p.value.to_vec()),
+            blocks,
+            norm: self.norm.as_ref().map(NormStep::new),
+            out,
+            room: Room {
+                x: vec![0.0; d],
+                qkv: vec![0.0; 3 * d],
+                a: vec![0.0; d],
+                h: vec![0.0; config.ff],
+            },
+            place: 0,
+            config,
+        })
+    }
+}
+
+impl TransformerGenerator {
+    /// Goes back to where `place` tokens were read: a branch of a search. Only as far as the first
+    /// token that is still kept.
+    ///
+    /// # Errors
+    /// If that token was not read yet, or is gone.
+    pub fn rewind(&mut self, place: usize) -> Result<()> {
+        let kept = self.blocks.first().map_or(0, |b| b.cache.len());
+        if place > self.place || self.place - place > kept {
+            let why = format!("rewind to {place}: {} were read, {kept} are kept", self.place);
+            return Err(crate::Error::Data { why });
+        }
+        let len = kept - (self.place - place);
+        self.blocks.iter_mut().for_each(|b| b.cache.truncate(len));
+        self.place = place;
+        Ok(())
+    }
+
+    /// Makes room for one more token where there is none: what lies beyond the reach goes first.
+    fn make_room(&mut self) {
+        let (reach, block, stride) =
+            (self.config.reach(), self.config.sparse_block, self.config.sparse_stride);
+        let Some(cache) = self.blocks.first().map(|b| &b.cache) else { return };
+        let (len, full) = (cache.len(), cache.len() == cache.capacity());
+        let gone = match self.config.is_sparse() {
+            false if full => len + 1 - reach,
+            // The older half, in whole patterns: which columns are seen depends on the place.
+            true if len == reach => {
+                let pattern = block / gcd(block, stride) * stride;
+                (reach / 2).next_multiple_of(pattern).min(reach)
+            }
+            _ => return,
+        };
+        self.blocks.iter_mut().for_each(|b| b.cache.forget(gone));
+    }
+
+    fn input(&mut self, rows: &[u32]) -> Result<()> {
+        let x = &mut self.room.x;
+        let (d, count) = (x.len(), self.embedding.len() / x.len());
+        match self.config.positions {
+            Positions::Sinusoidal => sinusoid(self.place, x),
+            Positions::Learned => {
+                let at = self.place % self.config.context * d;
+                x.copy_from_slice(&self.positions[at..at + d]);
+            }
+            _ => x.fill(0.0),
+        }
+        let start = count as u32 - 1;
+        if let Some(id) = rows.iter().find(|id| **id != NO_ID && **id >= start) {
+            let rows = start as usize;
+            return Err(etude_engine::Error::Id { op: "transformer", id: *id, rows }.into());
+        }
+        let empty = rows.iter().all(|row| *row == NO_ID);
+        for row in rows.iter().filter(|row| **row != NO_ID).chain(empty.then_some(&start)) {
+            let row = &self.embedding[*row as usize * d..][..d];
+            x.iter_mut().zip(row).for_each(|(x, w)| *x += w);
+        }
+        Ok(())
+    }
+}
+
+impl BlockStep {
+    fn step(&mut self, room: &mut Room, config: &TransformerConfig, place: usize) -> Result<()> {
+        let Room { x, qkv, a, h } = room;
+        let d = x.len();
+        qkv.copy_from_slice(match config.pre_norm {
+            true => self.qkv.apply(self.norm1.apply(x))?,
+            false => self.qkv.apply(x)?,
+        });
+        if config.positions == Positions::Rotary {
+            qkv[..2 * d].chunks_exact_mut(config.head_dim()).for_each(|head| turn(head, place));
+        }
+        let (q, kv) = qkv.split_at(d);
+        self.cache.push(&kv[..d], &kv[d..])?;
+        let mask = config.mask(self.cache.len());
+        self.cache.attend(q, &self.er, mask, a)?;
+        add(x, self.proj.apply(a)?);
+        if !config.pre_norm {
+            let y = self.norm1.apply(x);
+            x.copy_from_slice(y);
+        }
+        let up = match config.pre_norm {
+            true => self.up.apply(self.norm2.apply(x))?,
+            false => self.up.apply(x)?,
+        };
+        activation_row(config.activation, up, h);
+        add(x, self.down.apply(h)?);
+        if !config.pre_norm {
+            let y = self.norm2.apply(x);
+            x.copy_from_slice(y);
+        }
+        Ok(())
+    }
+}
+
+fn add(x: &mut [f32], y: &[f32]) {
+    x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
+}
+
+/// Turns the pairs of a head by the angles of a place.
+fn turn(head: &mut [f32], place: usize) {
+    let (first, second) = head.split_at_mut(head.len() / 2);
+    let pairs = first.len();
+    for (i, (a, b)) in first.iter_mut().zip(second).enumerate() {
+        let (sin, cos) = angle(place, i, pairs).sin_cos();
+        (*a, *b) = (*a * cos as f32 - *b * sin as f32, *b * cos as f32 + *a * sin as f32);
+    }
+}
+
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+impl Generator for TransformerGenerator {
+    fn reset(&mut self) {
+        self.blocks.iter_mut().for_each(|b| b.cache.truncate(0));
+        self.place = 0;
+    }
+
+    fn step(&mut self, rows: &[u32]) -> Result<&[f32]> {
+        self.input(rows)?;
+        self.make_room();
+        for block in &mut self.blocks {
+            block.step(&mut self.room, &self.config, self.place)?;
+        }
+        self.place += 1;
+        let x = &self.room.x;
+        Ok(match &mut self.norm {
+            Some(norm) => self.out.apply(norm.apply(x))?,
+            None => self.out.apply(x)?,
+        })
+    }
+}

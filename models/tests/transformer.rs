@@ -1,0 +1,278 @@
+//! The Transformer: one token at a time against whole sequences, gradients, threads, faults.
+
+use etude_engine::{Activation, Module, Pool, Rng};
+use etude_models::data::{Batch, Conditions, NO_TARGET, Piece};
+use etude_models::registry::{ModelConfig, preset_config};
+use etude_models::sampling::{Sampler, Sampling};
+use etude_models::transformer::{Positions, Transformer, TransformerConfig};
+use etude_models::{Generator, Model, Precision, config};
+use etude_tokenizer::Meter;
+
+const FOUR: Meter = Meter { tick: 0, numerator: 4, denominator: 4 };
+
+fn piece(length: usize, vocab: u32, conditions: Conditions, seed: u64) -> Piece {
+    let mut rng = Rng::new(seed);
+    let tokens: Vec<u32> = (0..length).map(|_| rng.below(vocab)).collect();
+    Piece {
+        name: "random".into(),
+        input: conditions.input(vocab as usize, FOUR, length),
+        tokens,
+        notes: length,
+        frames: length,
+        seconds: length as f64,
+    }
+}
+
+/// One of each kind: every way to tell places, every mask, both norms, both outputs.
+fn kinds() -> Vec<TransformerConfig> {
+    let plain = TransformerConfig { context: 16, ..TransformerConfig::plain(12, 2, 3, 20) };
+    let with = |positions| TransformerConfig { positions, ..plain.clone() };
+    let sparse = TransformerConfig { context: 48, ..with(Positions::Learned) };
+    vec![
+        plain.clone(),
+        with(Positions::Learned),
+        with(Positions::Sinusoidal),
+        with(Positions::Rotary),
+        TransformerConfig { local: 5, tied: true, ..plain.clone() },
+        TransformerConfig { local: 7, pre_norm: false, ..with(Positions::Sinusoidal) },
+        TransformerConfig { pre_norm: false, activation: Activation::Relu, ..plain.clone() },
+        TransformerConfig { sparse_block: 8, sparse_stride: 3, ..sparse },
+        TransformerConfig { heads: 1, layers: 1, tied: true, ..with(Positions::Rotary) },
+    ]
+}
+
+/// Teacher-forced scores and scores of the generator, step by step, must be the same numbers, beyond
+/// the context too.
+#[test]
+fn the_generator_says_what_the_whole_sequence_says() {
+    let vocab = 11;
+    for (at, sizes) in kinds().into_iter().enumerate() {
+        let conditions = if at % 2 == 0 { Conditions::Form } else { Conditions::None };
+        let rows = conditions.input(vocab, FOUR, 40).rows();
+        let model = Transformer::new(sizes, rows, vocab, 5).unwrap();
+        let (one, two) = (piece(40, 11, conditions, 9), piece(33, 11, conditions, 10));
+        let batch = Batch::new(&[(&one, 0), (&two, 0)], 40);
+        let scored = model.score(&batch).unwrap();
+        let mut generator = model.generator(Precision::F32).unwrap();
+        for (column, piece) in [&one, &two, &one].into_iter().enumerate() {
+            generator.reset();
+            let mut rows = vec![0; piece.input.active()];
+            for (t, &token) in piece.tokens.iter().enumerate() {
+                piece.input.fill(&piece.tokens, t, &mut rows);
+                let logits = generator.step(&rows).unwrap();
+                let sum: f64 = logits.iter().map(|x| f64::from(*x).exp()).sum();
+                let nats = sum.ln() - f64::from(logits[token as usize]);
+                // Two orders of at most 40 products a sum, in two layers: some hundred roundings of
+                // 6e-8 each, of numbers that a norm may make some times larger.
+                let off = (nats - f64::from(scored.nats[t * 2 + column % 2])).abs();
+                assert!(off < 1e-4, "kind {at} piece {column} step {t}: {off}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_thousand_seeds_write_the_same_tokens_with_and_without_a_cache() {
+    let (vocab, length) = (9, 20);
+    let all = kinds();
+    for seed in 0..1000 {
+        let sizes = all[seed as usize % all.len()].clone();
+        let model = Transformer::new(sizes, vocab, vocab, seed).unwrap();
+        let mut generator = model.generator(Precision::F32).unwrap();
+        let mut sampler = Sampler::new(Sampling::default(), vocab);
+        let mut rng = Rng::new(seed);
+        let mut tokens: Vec<u32> = Vec::new();
+        for _ in 0..length {
+            let unit = rng.unit();
+            let row = tokens.last().copied().unwrap_or(etude_engine::NO_ID);
+            let cached = sampler.draw(generator.step(&[row]).unwrap(), unit, |_| true);
+            let rows: Vec<u32> = [etude_engine::NO_ID].iter().chain(&tokens).copied().collect();
+            let steps = rows.len();
+            let (targets, keys) = (vec![0; steps], Vec::new());
+            let batch = Batch { rows, targets, keys, steps, batch: 1, active: 1 };
+            let logits = model.forward(&batch, None).unwrap().to_vec();
+            let whole = sampler.draw(&logits[(steps - 1) * vocab..], unit, |_| true);
+            assert_eq!(cached, whole, "seed {seed} token {steps}");
+            tokens.push(cached);
+        }
+    }
+}
+
+#[test]
+fn a_generator_goes_back_to_where_it_was() {
+    let sizes = kinds().swap_remove(0);
+    let model = Transformer::new(sizes, 9, 9, 3).unwrap();
+    let mut generator = model.stepper(Precision::F32).unwrap();
+    let mut steps = |tokens: &[u32]| -> Vec<Vec<f32>> {
+        tokens.iter().map(|t| generator.step(&[*t]).unwrap().to_vec()).collect()
+    };
+    let first = steps(&[1, 2, 3, 4, 5]);
+    generator.rewind(2).unwrap();
+    assert!(generator.rewind(3).is_err());
+    let mut steps = |tokens: &[u32]| -> Vec<Vec<f32>> {
+        tokens.iter().map(|t| generator.step(&[*t]).unwrap().to_vec()).collect()
+    };
+    assert_eq!(steps(&[3, 4, 5]), first[2..]);
+}
+
+#[test]
+fn gradients_agree_with_differences() {
+    for (at, sizes) in kinds().into_iter().enumerate() {
+        // Smooth: a kink has no slope that a difference could tell; PyTorch's numbers have one.
+        let activation = Activation::Gelu;
+        let sizes = TransformerConfig { context: sizes.context.max(14), activation, ..sizes };
+        let mut model = Transformer::new(sizes, 7, 7, 2).unwrap();
+        let piece = piece(12, 7, Conditions::None, 4);
+        let batch = Batch::new(&[(&piece, 0)], 12);
+        let grads = model.loss(&batch, None).unwrap().backward().unwrap();
+        let mut analytic = Vec::new();
+        model.visit(&mut |p| {
+            let d = grads.get(&p.value).expect("every weight has a gradient");
+            analytic.push((p.name.clone(), d.to_vec()));
+        });
+        for (name, d) in &analytic {
+            for place in [0, d.len() / 2, d.len() - 1] {
+                let by = 4e-3;
+                let mut value = |by: f32| {
+                    let change = |model: &mut Transformer, by: f32| {
+                        model.visit_mut(&mut |p| {
+                            if p.name == *name {
+                                p.update(|w| w[place] += by);
+                            }
+                        });
+                    };
+                    change(&mut model, by);
+                    let loss = f64::from(model.loss(&batch, None).unwrap().item().unwrap());
+                    change(&mut model, -by);
+                    loss
+                };
+                let difference = (value(by) - value(-by)) / (2.0 * f64::from(by));
+                // Loss about 2 known to 2e-7 or so: 1e-4 from rounding; by^2 = 1.6e-5 times a third
+                // derivative that a norm of small numbers may make some tens.
+                let off = (difference - f64::from(d[place])).abs();
+                let allowed = 5e-4 + 1e-2 * difference.abs();
+                assert!(off < allowed, "kind {at} {name}[{place}]: {difference}, {}", d[place]);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_token_is_written_without_one_allocation() {
+    for precision in Precision::ALL {
+        for sizes in kinds() {
+            let model = Transformer::new(sizes, 20, 20, 5).unwrap();
+            let mut generator = model.generator(precision).unwrap();
+            let mut write = |count: u32| {
+                for t in 0..count {
+                    generator.step(&[t % 20]).unwrap();
+                }
+            };
+            write(60); // what lives as long as the thread is set up
+            assert_eq!(allocation_counter::measure(|| write(100)).count_total, 0);
+        }
+    }
+}
+
+#[test]
+fn the_number_of_threads_does_not_change_a_bit() {
+    let sizes = TransformerConfig { dropout: 0.2, ..TransformerConfig::plain(64, 2, 4, 128) };
+    let model = Transformer::new(sizes, 30, 30, 1).unwrap();
+    let pieces: Vec<Piece> = (0..3).map(|s| piece(150, 30, Conditions::None, s)).collect();
+    let windows: Vec<(&Piece, usize)> = pieces.iter().map(|p| (p, 0)).collect();
+    let batch = Batch::new(&windows, 150);
+    let run = |threads: usize| -> Vec<Vec<f32>> {
+        Pool::new(threads).unwrap().run(|| {
+            let loss = model.loss(&batch, Some(&mut Rng::new(3))).unwrap();
+            let mut all = vec![loss.to_vec()];
+            let grads = loss.backward().unwrap();
+            model.visit(&mut |p| all.push(grads.get(&p.value).unwrap().to_vec()));
+            let mut generator = model.generator(Precision::F32).unwrap();
+            all.extend((0..40).map(|t| generator.step(&[t % 30]).unwrap().to_vec()));
+            all
+        })
+    };
+    let one = run(1);
+    for threads in [2, 3] {
+        assert!(run(threads) == one, "{threads} threads");
+    }
+}
+
+#[test]
+fn parts_of_a_batch_add_up_to_its_gradient() {
+    let model = Transformer::new(kinds().swap_remove(0), 9, 9, 1).unwrap();
+    let pieces: Vec<Piece> =
+        (0..5).map(|s| piece(8 + 2 * s as usize, 9, Conditions::None, s)).collect();
+    let windows: Vec<(&Piece, usize)> = pieces.iter().map(|p| (p, 0)).collect();
+    let batch = Batch::new(&windows, 16);
+    let gradient = |batch: &Batch| -> Vec<f32> {
+        let grads = model.loss(batch, None).unwrap().backward().unwrap();
+        let mut all = Vec::new();
+        model.visit(&mut |p| all.extend(grads.get(&p.value).unwrap().to_vec()));
+        all
+    };
+    let whole = gradient(&batch);
+    let parts = batch.parts(3);
+    assert_eq!(parts.iter().map(|p| p.batch).collect::<Vec<_>>(), [1, 2, 2]);
+    let mut sum = vec![0.0; whole.len()];
+    for part in &parts {
+        let share = part.target_count() as f32 / batch.target_count() as f32;
+        sum.iter_mut().zip(gradient(part)).for_each(|(sum, d)| *sum += share * d);
+    }
+    // Sums of 60 terms of at most 1 in another order.
+    let off = whole.iter().zip(&sum).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(off < 60.0 * f32::EPSILON, "{off}");
+}
+
+#[test]
+fn label_smoothing_is_a_mean_over_all_tokens() {
+    let sizes = TransformerConfig { label_smoothing: 0.3, ..kinds().swap_remove(0) };
+    let model = Transformer::new(sizes, 9, 9, 1).unwrap();
+    let (one, two) = (piece(12, 9, Conditions::None, 1), piece(7, 9, Conditions::None, 2));
+    let batch = Batch::new(&[(&one, 0), (&two, 0)], 12);
+    let smooth = model.loss(&batch, Some(&mut Rng::new(1))).unwrap().item().unwrap();
+    let logits = model.forward(&batch, None).unwrap().to_vec();
+    let mut wanted = 0.0;
+    for (row, logits) in logits.chunks_exact(9).enumerate() {
+        let target = batch.targets[row % 12 * 2 + row / 12];
+        if target == NO_TARGET {
+            continue;
+        }
+        let sum: f64 = logits.iter().map(|x| f64::from(*x).exp()).sum();
+        let nats = |x: f32| sum.ln() - f64::from(x);
+        let all: f64 = logits.iter().map(|x| nats(*x)).sum();
+        wanted += 0.7 * nats(logits[target as usize]) + 0.3 * all / 9.0;
+    }
+    // Some roundings of a loss of about 2.
+    assert!((f64::from(smooth) - wanted / 19.0).abs() < 2e-6, "{smooth} {}", wanted / 19.0);
+    // Without random numbers it is the plain likelihood: what is told and validated.
+    let plain = model.loss(&batch, None).unwrap().item().unwrap();
+    let nats: f32 = model.score(&batch).unwrap().nats.iter().sum();
+    assert!((plain - nats / 19.0).abs() < 1e-5 && plain != smooth);
+}
+
+#[test]
+fn sizes_that_do_not_fit_together_are_named() {
+    for (sets, wanted) in [
+        (&["heads=5"][..], "model.heads: 5 heads"),
+        (&["positions=rope", "hidden=12", "heads=4"], "model.positions"),
+        (&["local=600"], "model.local"),
+        (&["sparse_block=8"], "model.sparse_stride"),
+        (&["sparse_block=8", "sparse_stride=4"], "model.sparse_block"),
+        (&["norm=both"], "model.norm"),
+        (&["attention=40"], "model.attention: unknown key"),
+    ] {
+        let mut map = preset_config("transformer/music-transformer-tiny").unwrap();
+        let keys = etude_models::registry::model_keys();
+        sets.iter().for_each(|set| config::set(&mut map, set, &keys).unwrap());
+        let fault = ModelConfig::take(&mut map).unwrap_err().to_string();
+        assert!(fault.starts_with(wanted), "{sets:?}: {fault}");
+    }
+    let odd = TransformerConfig::plain(10, 1, 3, 8);
+    assert!(Transformer::new(odd, 4, 4, 1).is_err());
+    let model = Transformer::new(kinds().swap_remove(0), 4, 4, 1).unwrap();
+    assert!(model.generator(Precision::F32).unwrap().step(&[4]).is_err());
+    let (rows, targets, keys) = (vec![4], vec![0], Vec::new());
+    let outside = Batch { rows, targets, keys, steps: 1, batch: 1, active: 1 };
+    assert!(model.loss(&outside, None).is_err());
+}

@@ -1,0 +1,262 @@
+//! Commands for people who make music: primers, streams, continuations, fine-tuning, blends.
+#![forbid(unsafe_code)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use etude_tokenizer::{Note, Score, Tempo, Track, read_file, transpose};
+use serde_json::Value;
+
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Folder {
+        let path = std::env::temp_dir().join(format!("etude-tune-{}-{name}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&path);
+        std::fs::create_dir_all(&path).unwrap();
+        Folder(path)
+    }
+
+    fn etude(&self, line: &str) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_etude"))
+            .args(line.split_whitespace())
+            .current_dir(&self.0)
+            .env("ETUDE_CACHE", self.0.join("cache"))
+            .output()
+            .unwrap()
+    }
+
+    fn json(&self, line: &str) -> Value {
+        let output = self.etude(&format!("{line} --json"));
+        assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout).unwrap();
+        serde_json::from_str(text.lines().last().unwrap()).unwrap()
+    }
+
+    fn refused(&self, line: &str, part: &str) {
+        let output = self.etude(line);
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{line}: {error}");
+        assert!(error.contains(part) && !error.contains("panicked"), "{line}: {error}");
+    }
+
+    fn score(&self, name: &str) -> Score {
+        read_file(&self.0.join(name)).unwrap().score
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Two bars in D major.
+fn tune() -> Score {
+    let mut score = Score::new(480);
+    let pitches = [62, 64, 66, 69, 74, 73, 69, 66];
+    let notes = pitches.iter().zip(0u64..);
+    let notes = notes.map(|(&pitch, i)| Note { tick: i * 480, duration: 480, pitch, velocity: 90 });
+    score.tracks.push(Track { notes: notes.collect(), ..Track::default() });
+    score.tempos.push(Tempo { tick: 0, micros_per_quarter: 600_000 });
+    score
+}
+
+fn pitches(score: &Score, ticks: u64) -> Vec<(u64, u8)> {
+    let quarter = u64::from(score.ticks_per_quarter);
+    let notes = score.tracks[0].notes.iter().filter(|n| 4 * n.tick < ticks * quarter);
+    notes.map(|n| (4 * n.tick / quarter, n.pitch)).collect()
+}
+
+#[test]
+fn a_continuation_begins_with_its_tune_and_keeps_tempo_and_key() {
+    let folder = Folder::new("continue");
+    std::fs::write(folder.0.join("tune.mid"), tune().to_midi()).unwrap();
+    folder.json("continue tune.mid --bars 4 --seed 3 --out on.mid --no-audio --no-image");
+    let on = folder.score("on.mid");
+    assert_eq!(pitches(&on, 32), pitches(&tune(), 32));
+    assert_eq!(on.tempos[0].micros_per_quarter, 600_000);
+    assert!(on.note_count() > 8 && on.end_tick() <= 6 * 4 * u64::from(on.ticks_per_quarter));
+    // The same, said in another way.
+    folder
+        .json("generate --primer tune.mid --bars 4 --seed 3 --out same.mid --no-audio --no-image");
+    assert_eq!(folder.score("same.mid"), on);
+}
+
+#[test]
+fn pitches_are_a_primer() {
+    let folder = Folder::new("pitches");
+    folder.json("generate --pitches 60,-2,-1,64,-2,-2,67 --bars 2 --seed 1 --out a.mid --no-audio --no-image");
+    let score = folder.score("a.mid");
+    assert_eq!(pitches(&score, 16), [(0, 60), (3, 64), (6, 67)]);
+    assert_eq!(score.tracks[0].notes[0].duration * 2, u64::from(score.ticks_per_quarter));
+    for (given, part) in [
+        ("60,200", "\"200\" is not a pitch"),
+        ("60,x", "\"x\" is not a pitch"),
+        ("-2,-1", "no pitch among them"),
+        ("60,-3", "\"-3\" is not a pitch"),
+    ] {
+        folder.refused(&format!("generate --pitches {given} --out no.mid"), part);
+    }
+    folder.refused("generate --inject-primer", "a --primer or --pitches is wanted");
+    folder.refused("generate --inject-primer --pitches 60 --out no.mid", "encoding polyphony");
+    std::fs::write(folder.0.join("empty.mid"), Score::new(480).to_midi()).unwrap();
+    folder.refused("generate --primer empty.mid --out no.mid", "the primer holds no notes");
+    folder.refused("continue empty.mid --out no.mid", "empty.mid: data: the primer holds no notes");
+    folder.refused("generate --beam 0 --out no.mid", "beam: 0 is not in 1 to");
+    folder.refused("generate --beam 2 --steps-per-iteration 0 --out no.mid", "iteration");
+    assert!(!folder.0.join("no.mid").exists());
+}
+
+#[test]
+fn a_stream_is_a_line_for_each_token_and_ends_with_the_files() {
+    let folder = Folder::new("stream");
+    let line = "generate --bars 2 --seed 5 --out s.mid --no-audio --no-image";
+    let output = folder.etude(&format!("{line} --stream"));
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let (last, tokens) = lines.split_last().unwrap();
+    assert_eq!((tokens.len(), last["files"][0]["midi"].as_str()), (32, Some("s.mid")));
+    for (index, token) in tokens.iter().enumerate() {
+        assert_eq!((&token["event"], &token["index"]), (&"token".into(), &index.into()));
+        assert!(token["token"].is_u64() && token["name"].is_string());
+    }
+    assert_eq!(tokens[31]["bars"], 2.0);
+    let streamed = folder.score("s.mid");
+    folder.json(&line.replace("s.mid", "t.mid"));
+    assert_eq!(folder.score("t.mid"), streamed);
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_stream_that_is_interrupted_saves_what_was_written() {
+    use std::io::BufRead;
+    use std::process::Stdio;
+    let folder = Folder::new("interrupt");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_etude"))
+        .args("generate --bars 50000 --stream --no-audio --no-image --out i.mid".split(' '))
+        .current_dir(&folder.0)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.next().unwrap().unwrap().contains("\"index\":0"));
+    let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+    let rest: Vec<String> = lines.map(Result::unwrap).collect();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(rest.last().unwrap().contains("\"files\""));
+    let tokens = rest.len();
+    assert!(tokens < 800_000);
+    let score = folder.score("i.mid");
+    assert!(score.end_tick() * 4 / u64::from(score.ticks_per_quarter) <= tokens as u64);
+}
+
+#[test]
+fn a_file_is_scored_whole() {
+    let folder = Folder::new("score");
+    std::fs::write(folder.0.join("tune.mid"), tune().to_midi()).unwrap();
+    std::fs::write(folder.0.join("up.mid"), transpose(&tune(), 5).unwrap().to_midi()).unwrap();
+    let told = folder.json("evaluate lstm --data tune.mid --samples 0");
+    assert_eq!((&told["split"], &told["tokens"]), (&"all".into(), &32.into()));
+    let nats = told["log_likelihood"].as_f64().unwrap();
+    let mean = told["nll_per_token"].as_f64().unwrap();
+    assert!(nats < -5.0 && (nats + 32.0 * mean).abs() < 1e-9);
+    // The encoding is in C: another key is the same music.
+    let both = folder.json("evaluate lstm --data tune.mid up.mid --samples 0");
+    for one in both["each"].as_array().unwrap() {
+        assert!((one["log_likelihood"].as_f64().unwrap() - nats).abs() < 1e-3, "{both}");
+    }
+    let written = folder.json("evaluate lstm --data tune.mid --samples 0 --precision f32");
+    assert!((written["log_likelihood"].as_f64().unwrap() - nats).abs() < 1e-3);
+}
+
+/// A folder of tunes that go up a scale, or down, with waits drawn at random.
+fn scales(folder: &Path, up: bool) {
+    std::fs::create_dir_all(folder).unwrap();
+    for seed in 0..40u64 {
+        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let scale = [60, 62, 64, 65, 67, 69, 71, 72];
+        let (mut tick, mut step) = (0, seed as usize % 8);
+        let notes = (0..40).map(|_| {
+            state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+            step = (step + 1) % 8;
+            let pitch = scale[if up { step } else { 7 - step }];
+            let wait = 1 + (state >> 50) % 3;
+            tick += wait;
+            Note { tick: tick - wait, duration: wait, pitch, velocity: 90 }
+        });
+        let mut score = Score::new(4);
+        score.tracks.push(Track { notes: notes.collect(), ..Track::default() });
+        std::fs::write(folder.join(format!("{seed}.mid")), score.to_midi()).unwrap();
+    }
+}
+
+#[test]
+fn fine_tuning_reports_both_data_and_adapters_travel() {
+    let folder = Folder::new("lora");
+    scales(&folder.0.join("up"), true);
+    scales(&folder.0.join("down"), false);
+    let sets = "--set batch=8 --set window=32 --threads 1 --quiet";
+    folder.json(&format!(
+        "train gru/basic --data up --out base --steps 400 --set hidden=32 --set layers=1 \
+         --set dropout=0 --set lr=0.02 {sets}"
+    ));
+    let mut tuned = Vec::new();
+    for (out, more) in [("one", "--lora 2 --seed 1"), ("two", "--lora 3 --seed 2"), ("full", "")] {
+        let told = folder.json(&format!(
+            "train --from base --data down --out {out} --steps 100 --set lr=0.02 {more} {sets}"
+        ));
+        let report = &told["fine_tuning"];
+        let nll = |data: &str, when: &str| report[data][when]["nll_per_token"].as_f64().unwrap();
+        assert!(nll("new", "after") < nll("new", "before") - 1.0, "{out}: {report}");
+        assert!(nll("old", "before") < nll("new", "before") - 1.0, "{out}: {report}");
+        assert!(nll("old", "after").is_finite());
+        tuned.push(nll("new", "after"));
+    }
+    let scored = |line: &str| {
+        folder.json(&format!("evaluate {line} --data down --samples 0"))["nll_per_token"]
+            .as_f64()
+            .unwrap()
+    };
+    // The run, the adapter on the base, and the file with both are one model.
+    assert_eq!(scored("one"), tuned[0]);
+    assert_eq!(scored("base --adapter one/adapter.safetensors"), tuned[0]);
+    folder
+        .json("export base --adapter one/adapter.safetensors --dtype f32 --out merged.safetensors");
+    assert_eq!(scored("merged.safetensors"), tuned[0]);
+    folder.json(
+        "blend one/adapter.safetensors two/adapter.safetensors --weight 1 --out mix.safetensors",
+    );
+    // Sums of f32 in another order.
+    assert!((scored("base --adapter mix.safetensors") - tuned[1]).abs() < 1e-4);
+    folder.json(
+        "blend one/adapter.safetensors two/adapter.safetensors --weight 0.3 --out mix.safetensors",
+    );
+    assert!(scored("base --adapter mix.safetensors") < scored("base"));
+    let generated = folder.json(
+        "generate base --adapter mix.safetensors --bars 2 --seed 1 --out m.mid --no-audio --no-image",
+    );
+    assert_eq!(generated["files"][0]["midi"], "m.mid");
+    folder
+        .refused("generate lstm --adapter one/adapter.safetensors", "an adapter for another model");
+    folder
+        .refused("generate full --adapter one/adapter.safetensors", "an adapter for other weights");
+    folder.refused("generate base --adapter base/model.safetensors", "not an adapter");
+    folder
+        .refused("blend one/adapter.safetensors base/model.safetensors --out x", "not an adapter");
+    folder.refused("train --from base --data down --lora 0 --out x", "0 is not in 1..=4096");
+    folder.refused("train gru/basic --data down --set lora=4 --out x", "train.lora");
+    folder.refused("train --from base --data down --set hidden=25 --out x", "sizes");
+    // A run with an adapter goes on bit for bit.
+    let line = format!("--data down --set lr=0.02 {sets}");
+    folder.json(&format!(
+        "train --from base --lora 2 --seed 1 --out parts --steps 100 --time 0.01s {line}"
+    ));
+    let told = folder.json("train parts --resume --quiet --threads 1");
+    assert!(told["fine_tuning"]["new"]["before"]["nll_per_token"].is_f64(), "{told}");
+    let read = |run: &str| std::fs::read(folder.0.join(run).join("model.safetensors")).unwrap();
+    assert!(read("parts") == read("one"));
+}
