@@ -8,6 +8,8 @@ use std::io::Read;
 
 use lzma_rust2::XzReader;
 
+use etude_tokenizer::PianoRoll;
+
 use crate::error::{Error, Result};
 
 /// A part of a corpus.
@@ -112,7 +114,7 @@ impl Corpus {
 const SATB: &[u8] = include_bytes!("../corpora/chorales/satb.json.xz");
 const QUARTER: &[u8] = include_bytes!("../corpora/chorales/quarter.json.xz");
 
-const CORPORA: [Entry; 5] = [
+const CORPORA: [Entry; 6] = [
     Entry {
         name: "folk",
         about: "Irish, Scottish and American melodies, one voice",
@@ -132,6 +134,16 @@ const CORPORA: [Entry; 5] = [
         notes: [49_300, 15_897, 17_525],
         packed: include_bytes!("../corpora/chorales/pieces.xz"),
         documents: &[("README.md", include_str!("../corpora/chorales/README.md"))],
+    },
+    Entry {
+        name: "chorales-quarter",
+        about: "the same chorales as the keys of each quarter note: the published likelihood table",
+        licence: "public domain",
+        origin: "JSB chorales, czhuang/JSB-Chorales-dataset",
+        pieces: [229, 76, 77],
+        notes: [33_916, 10_721, 11_804],
+        packed: QUARTER,
+        documents: &[("README.md", include_str!("../corpora/chorales-quarter/README.md"))],
     },
     Entry {
         name: "bands",
@@ -191,6 +203,9 @@ pub fn load(name: &str) -> Result<Corpus> {
         let names: Vec<&str> = CORPORA.iter().map(|entry| entry.name).collect();
         return Err(Error::input(format!("no corpus {name:?}; there are {}", names.join(", "))));
     };
+    if entry.name == QUARTER_NAME {
+        return Ok(Corpus { name: entry.name, pieces: quarter_pieces()? });
+    }
     let unpacked = unpack(entry.packed)?;
     let pieces = read_pack(&unpacked).ok_or_else(|| damaged(entry.name))?;
     Ok(Corpus { name: entry.name, pieces })
@@ -214,6 +229,41 @@ pub fn chorales_quarter() -> Result<[Vec<Vec<Vec<u8>>>; 3]> {
     chorales(QUARTER)
 }
 
+const QUARTER_NAME: &str = "chorales-quarter";
+
+/// The key sets as MIDI files, a tick a quarter; a key that goes on is one note.
+fn quarter_pieces() -> Result<Vec<Piece>> {
+    let parts = chorales_quarter()?;
+    let of_part = |(split, part): (Split, Vec<Vec<Vec<u8>>>)| {
+        part.into_iter().enumerate().map(move |(number, steps)| Piece {
+            name: format!("{number:03}"),
+            split,
+            midi: PianoRoll::from_pitches(1, &steps).0.to_score().to_midi(),
+        })
+    };
+    Ok(Split::ALL.into_iter().zip(parts).flat_map(of_part).collect())
+}
+
+/// Tells, for the corpora of chorales, which test pieces are no near copies of training pieces, in
+/// the order of the pieces; `None` for other corpora.
+///
+/// # Errors
+/// Only if the program itself is damaged.
+pub fn clean_test(name: &str) -> Result<Option<Vec<bool>>> {
+    Ok(match name {
+        "chorales" => Some(clean_test_chorales(&chorales_satb()?)),
+        QUARTER_NAME => Some(clean_test_quarter(&chorales_quarter()?)),
+        _ => None,
+    })
+}
+
+/// As [`clean_test_chorales`], for the key sets: the highest key stands for the soprano.
+pub fn clean_test_quarter(parts: &[Vec<Vec<Vec<u8>>>; 3]) -> Vec<bool> {
+    let top = |step: &Vec<u8>| step.iter().max().map_or(-1, |&pitch| i16::from(pitch));
+    let phrases = |piece: &Vec<Vec<u8>>| phrases(piece.iter().map(top));
+    clean(parts[0].iter().map(phrases), parts[2].iter().map(phrases))
+}
+
 /// Tells which test chorales share less than half of their soprano's phrases with any one training
 /// chorale; figures on these are free of near copies.
 ///
@@ -223,17 +273,25 @@ pub fn chorales_quarter() -> Result<[Vec<Vec<Vec<u8>>>; 3]> {
 /// # Source
 /// The leak of the standard split, 28 of 77, was reported in "Transposed Twins".
 pub fn clean_test_chorales(satb: &[Vec<Vec<[i16; 4]>>; 3]) -> Vec<bool> {
+    let phrases = |piece: &Vec<[i16; 4]>| phrases(piece.iter().map(|step| step[0]));
+    clean(satb[0].iter().map(phrases), satb[2].iter().map(phrases))
+}
+
+type Phrases = Vec<[i16; 8]>;
+
+fn clean(train: impl Iterator<Item = Phrases>, test: impl Iterator<Item = Phrases>) -> Vec<bool> {
     let train: Vec<BTreeSet<[i16; 8]>> =
-        satb[0].iter().map(|piece| soprano_phrases(piece).into_iter().collect()).collect();
-    let shares_half = |phrases: &[[i16; 8]]| {
+        train.map(|phrases| phrases.into_iter().collect()).collect();
+    let shares_half = |phrases: &Phrases| {
         let shared = |other: &BTreeSet<_>| phrases.iter().filter(|p| other.contains(*p)).count();
         train.iter().any(|other| 2 * shared(other) >= phrases.len())
     };
-    satb[2].iter().map(|piece| !shares_half(&soprano_phrases(piece))).collect()
+    test.map(|phrases| !shares_half(&phrases)).collect()
 }
 
-fn soprano_phrases(piece: &[[i16; 4]]) -> Vec<[i16; 8]> {
-    let mut melody: Vec<i16> = piece.iter().map(|step| step[0]).collect();
+/// Runs of eight intervals of a voice, -1 where it is silent.
+fn phrases(voice: impl Iterator<Item = i16>) -> Phrases {
+    let mut melody: Vec<i16> = voice.collect();
     melody.dedup();
     melody.retain(|&pitch| pitch >= 0);
     let intervals: Vec<i16> = melody.windows(2).map(|pair| pair[1] - pair[0]).collect();

@@ -10,7 +10,7 @@ use std::collections::btree_map::Entry;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use etude_models::data::{self as tokens, Dataset, Pieces, Stored};
+use etude_models::data::{self as tokens, Conditions, Dataset, Pieces, Stored};
 use etude_models::store::{Place, Store, content_hash};
 use etude_models::train::RunConfig;
 use etude_tokenizer::twins::Sketch;
@@ -143,7 +143,7 @@ fn from_files(
     let (mut marks, mut pieces, mut lost) = (Vec::new(), Vec::new(), BTreeMap::new());
     let (mut notes, mut mended, mut known) = (0, 0, 0);
     for Found { path, name, split } in found {
-        let given = file(&path, config, encoding, &mut store, &mut known)?;
+        let given = file(&path, encoding, &mut store, &mut known)?;
         let (about, place) = match given {
             Ok(given) => given,
             Err(why) => {
@@ -201,7 +201,6 @@ fn from_files(
 /// Reads a file, or finds what was made of its content before.
 fn file(
     path: &Path,
-    config: &RunConfig,
     encoding: &dyn Encoding,
     store: &mut Store,
     known: &mut usize,
@@ -237,7 +236,8 @@ fn file(
         }
     };
     let (score, mut lost) = (&reading.score, Vec::new());
-    let piece = tokens::piece("", score, encoding, config.model.conditions, Some(&mut lost));
+    // What is kept serves models of the encoding under any conditions.
+    let piece = tokens::piece("", score, encoding, Conditions::None, Some(&mut lost));
     let about = About {
         hash: data::fingerprint(score),
         sketch: Sketch::of(score),

@@ -45,8 +45,8 @@ fn a_decoder_and_its_gradients_equal_pytorch() -> Result<()> {
             let values = get(part)?.t()?.to_vec();
             Ok(values.into_iter().map(|x| if x == 9.0 { NO_ID } else { x as u32 }).collect())
         };
-        let batch =
-            Batch { rows: ids("rows")?, targets: ids("targets")?, steps: 11, batch: 2, active: 1 };
+        let (rows, targets, keys) = (ids("rows")?, ids("targets")?, Vec::new());
+        let batch = Batch { rows, targets, keys, steps: 11, batch: 2, active: 1 };
         near(&format!("{name} logits"), &model.forward(&batch, None)?.to_vec(), &get("logits")?);
         let loss = model.loss(&batch, None)?;
         near(&format!("{name} loss"), &loss.to_vec(), &get("loss")?);

@@ -102,7 +102,8 @@ pub fn train(case: &Case, options: &Options, sink: &mut Sink) -> Result<()> {
     let mut rng = Rng::new(1);
     let mut tokens =
         || -> Vec<u32> { (0..steps * batch).map(|_| rng.below(shape.vocab as u32)).collect() };
-    let batch = Batch { rows: tokens(), targets: tokens(), steps, batch, active: 1 };
+    let (rows, targets, keys) = (tokens(), tokens(), Vec::new());
+    let batch = Batch { rows, targets, keys, steps, batch, active: 1 };
     let mut optimizer = Optimizer::adam().clip_norm(3.0);
     let items = (steps * batch.batch) as f64;
     let flops = 3.0 * items * flops_per_token(&shape, inputs(&shape, shape.vocab));

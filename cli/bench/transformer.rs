@@ -112,7 +112,8 @@ fn random_batch(shape: &Shape, batch: usize, steps: usize) -> Batch {
     let mut rng = Rng::new(1);
     let mut tokens =
         || -> Vec<u32> { (0..steps * batch).map(|_| rng.below(shape.vocab as u32)).collect() };
-    Batch { rows: tokens(), targets: tokens(), steps, batch, active: 1 }
+    let (rows, targets, keys) = (tokens(), tokens(), Vec::new());
+    Batch { rows, targets, keys, steps, batch, active: 1 }
 }
 
 /// Times training steps of one case: with products of f32 as `etude`, of bf16 as `etude-bf16`.

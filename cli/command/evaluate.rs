@@ -1,6 +1,7 @@
 //! `etude evaluate`: likelihood of unseen music, and what a model writes beside what it learned from.
 
-use std::path::PathBuf;
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
 
 use etude_models::Precision;
 use etude_models::data::{Dataset, Pieces, Scores, meter_of};
@@ -15,7 +16,7 @@ use crate::args::{Machine, precision};
 use crate::command::{generate, train};
 use crate::console::Console;
 use crate::error::{Error, Result};
-use crate::{data, model};
+use crate::{corpora, data, model};
 
 /// Arguments of `etude evaluate`.
 #[derive(Debug, clap::Args)]
@@ -116,6 +117,10 @@ fn evaluate(args: &Args, console: &Console) -> Result<()> {
         nll.per_token.exp(),
         100.0 * nll.accuracy
     ))?;
+    let clean = match (&sources[..], split) {
+        ([only], "test") => clean_part(args, &trained, only, (pieces, held), console)?,
+        _ => Value::Null,
+    };
     let each = if named { each(args, &trained, pieces, console)? } else { Value::Null };
     let human: Vec<Score> = held.iter().map(|(_, score)| heard(&*encoding, score)).collect();
     let written = generated(args, &trained, held)?;
@@ -127,7 +132,41 @@ fn evaluate(args: &Args, console: &Console) -> Result<()> {
         "log_likelihood": -nll.per_token * nll.tokens as f64, "each": each,
         "accuracy": nll.accuracy, "bound": false, "tokens": nll.tokens, "notes": nll.notes,
         "pieces": pieces.len(), "parameters": trained.model.parameter_count(),
-        "statistics": statistics, "originality": Value::Null,
+        "clean": clean, "statistics": statistics, "originality": Value::Null,
+    }))
+}
+
+/// The likelihood of the test pieces that are no near copies of training pieces, where that is known.
+fn clean_part(
+    args: &Args,
+    trained: &model::Trained,
+    source: &Path,
+    (pieces, held): (&Pieces, &[(String, Score)]),
+    console: &Console,
+) -> Result<Value> {
+    let name = source.to_str().unwrap_or_default();
+    let Some(clean) = corpora::clean_test(name)? else { return Ok(Value::Null) };
+    let names: Vec<&str> =
+        held.iter().zip(clean).filter(|(_, clean)| *clean).map(|((name, _), _)| &**name).collect();
+    let fault = |e: etude_models::Error| Error::input(format!("{name}: {e}"));
+    let all =
+        pieces.iter().map(|p| p.map(Cow::into_owned)).collect::<etude_models::Result<Vec<_>>>();
+    let mut kept = all.map_err(fault)?;
+    kept.retain(|piece| names.contains(&&*piece.name));
+    let kept = Pieces::from(kept);
+    let nll = score(args, trained, &kept).map_err(fault)?;
+    console.say(format!(
+        "clean  {:.4} a token, {:.4} a note, {:.4} a frame: the {} pieces without a near copy \
+         in the training part",
+        nll.per_token,
+        nll.per_note,
+        nll.per_frame,
+        kept.len()
+    ))?;
+    Ok(json!({
+        "pieces": kept.len(), "tokens": nll.tokens, "nll_per_frame": nll.per_frame,
+        "nll_per_note": nll.per_note, "nll_per_token": nll.per_token,
+        "nll_per_second": nll.per_second,
     }))
 }
 

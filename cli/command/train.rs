@@ -27,7 +27,7 @@ use crate::{data, dataset, interrupt, output, pianoroll};
 /// Arguments of `etude train`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  etude train lstm --data folk --out run --time 2m\n  etude train lstm/melody-basic --data my_midi --out run --steps 500 --set hidden=192\n  etude train run --resume --steps 1000\n  etude train --from lstm --data my_midi --lora 8 --out tuned\n  etude train lstm/performance --dtype bf16\n\nSettings for --set: model encoding conditions hidden layers dropout attention embedding; train seed steps batch window lr schedule warmup clip weight_decay dtype transpose stretch velocity lora lora_alpha log_every valid_every save_every patience"
+    after_help = "Examples:\n  etude train lstm --data folk --out run --time 2m\n  etude train lstm/melody-basic --data my_midi --out run --steps 500 --set hidden=192\n  etude train run --resume --steps 1000\n  etude train --from lstm --data my_midi --lora 8 --out tuned\n  etude train lstm/performance --dtype bf16\n\nSettings for --set: model encoding conditions hidden layers dropout attention embedding head nade cell; train seed steps batch window lr schedule warmup clip weight_decay dtype transpose stretch velocity lora lora_alpha log_every valid_every save_every patience"
 )]
 pub struct Args {
     /// A model, such as lstm or lstm/melody-basic; with --resume a run directory

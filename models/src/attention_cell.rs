@@ -122,14 +122,14 @@ impl AttentionCell {
     /// If the weights do not fit together.
     pub fn stepper(
         &self,
-        embedding: Option<&Param>,
+        vectors: Option<&Tensor>,
         lstm: RecurrentStep,
         precision: Precision,
     ) -> Result<AttentionStep> {
         // As a row of numbers for each input row, whether through a learned vector or not.
-        let w_x = match embedding {
+        let w_x = match vectors {
             None => self.w_x.value.t()?,
-            Some(table) => table.value.matmul(&self.w_x.value.t()?)?,
+            Some(table) => table.matmul(&self.w_x.value.t()?)?,
         };
         let (rows, hidden) = (self.w_x.value.shape()[0], self.v.value.len());
         let linear =

@@ -18,7 +18,7 @@ use crate::{Generator, Result};
 use etude_engine::Rng;
 use etude_tokenizer::TokenTime;
 use etude_tokenizer::grammar::Grammar;
-use etude_tokenizer::step_input::StepInput;
+use etude_tokenizer::step_input::{StepInput, StepReader};
 
 /// The longest piece that is written, in tokens.
 pub const MAX_TOKENS: usize = 1_000_000;
@@ -61,7 +61,8 @@ impl Draft {
         Draft { tokens: self.tokens.clone(), grammar: self.grammar.copy(), state: None, ..*self }
     }
 
-    fn push(&mut self, token: u32) {
+    /// Goes on by a token.
+    pub fn push(&mut self, token: u32) {
         self.tokens.push(token);
         self.grammar.push(token);
     }
@@ -73,6 +74,8 @@ pub(crate) struct Desk<'a> {
     pub sampler: Sampler,
     pub rng: Rng,
     pub input: StepInput,
+    /// Reads the input of the piece at hand.
+    pub reader: StepReader,
     pub clock: &'a Clock,
     /// What each token takes.
     pub times: &'a [TokenTime],
@@ -129,6 +132,8 @@ impl Desk<'_> {
                         Some(state) => self.generator.set_state(state)?,
                         None => self.replay(&piece.tokens)?,
                     }
+                    // Other pieces have been read since.
+                    self.reader = self.input.reader();
                     self.sampler.remember(piece.heard);
                     self.go_on(&mut other, steps, true, &mut |_, _| true)?;
                     other.heard = self.sampler.memory();
@@ -176,7 +181,7 @@ impl Desk<'_> {
                 draft.is_done = true;
                 return Ok(());
             }
-            self.input.fill(&draft.tokens, draft.tokens.len(), &mut self.rows);
+            self.reader.fill(&draft.tokens, draft.tokens.len(), &mut self.rows);
             let logits = self.generator.step(&self.rows)?;
             let allowed = |token: u32| self.allowed[token as usize];
             let drawn = self.sampler.draw(logits, self.rng.unit(), allowed);
@@ -198,8 +203,9 @@ impl Desk<'_> {
 
     fn replay(&mut self, tokens: &[u32]) -> Result<()> {
         self.generator.reset();
+        self.reader = self.input.reader();
         for t in 0..tokens.len() {
-            self.input.fill(tokens, t, &mut self.rows);
+            self.reader.fill(tokens, t, &mut self.rows);
             self.generator.step(&self.rows)?;
         }
         Ok(())

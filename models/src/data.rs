@@ -7,10 +7,14 @@ pub use crate::augment::Augment;
 pub use crate::pieces::Pieces;
 #[cfg(feature = "train")]
 pub use crate::pieces::Stored;
-use crate::{Error, Result};
+use crate::{Error, Result, frames};
 use etude_engine::Rng;
 use etude_tokenizer::step_input::{self, StepInput};
-use etude_tokenizer::{Encoding, Meter, Score};
+use etude_tokenizer::{Encoding, FeatureInput, Meter, PianoRoll, Score};
+use std::ops::Range;
+
+/// Keys of a piano roll.
+pub const KEYS: usize = PianoRoll::KEYS;
 
 /// Marks a target that does not count.
 pub use etude_engine::NO_ID as NO_TARGET;
@@ -50,18 +54,34 @@ pub enum Conditions {
     None,
     /// With the last token and the form: metre, place, lookback, bars left.
     Form,
+    /// With features of the last tokens.
+    Features(FeatureInput),
+    /// With the keys of the last step: all keys of a step are read and written at once.
+    Keys,
 }
 
 impl Conditions {
     /// The names in a configuration.
-    pub const NAMES: [&str; 2] = ["none", "form"];
+    pub const NAMES: [&str; 4] = ["none", "form", "features", "keys"];
 
-    /// Finds conditions by name.
-    pub fn from_name(name: &str) -> Option<Conditions> {
+    /// Finds conditions by name; features are those of the encoding, if it has some.
+    pub fn from_name(name: &str, encoding: &str) -> Option<Conditions> {
         match name {
             "none" => Some(Conditions::None),
             "form" => Some(Conditions::Form),
+            "features" => FeatureInput::of(encoding).map(Conditions::Features),
+            "keys" => Some(Conditions::Keys),
             _ => None,
+        }
+    }
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Conditions::None => "none",
+            Conditions::Form => "form",
+            Conditions::Features(_) => "features",
+            Conditions::Keys => "keys",
         }
     }
 
@@ -69,6 +89,8 @@ impl Conditions {
     pub fn input(self, vocab: usize, meter: Meter, steps: usize) -> StepInput {
         match self {
             Conditions::None => StepInput::previous(vocab),
+            Conditions::Features(features) => StepInput::features(vocab, features),
+            Conditions::Keys => StepInput::keys(),
             Conditions::Form => {
                 StepInput::form(vocab, meter, steps.div_ceil(step_input::steps_per_bar(meter)))
             }
@@ -169,13 +191,16 @@ pub fn piece(
         return None;
     }
     let heard = encoding.quantise(score);
-    let frames = (heard.end_tick() * 4).div_ceil(u64::from(heard.ticks_per_quarter.max(1)));
+    let frames = match conditions {
+        Conditions::Keys => frames::counted(&encoded.tokens),
+        _ => (heard.end_tick() * 4).div_ceil(u64::from(heard.ticks_per_quarter.max(1))) as usize,
+    };
     Some(Piece {
         name: name.into(),
         input: conditions.input(encoding.vocab_size(), meter_of(score), encoded.tokens.len()),
         tokens: encoded.tokens,
         notes: heard.note_count(),
-        frames: frames as usize,
+        frames,
         seconds: score.seconds(),
     })
 }
@@ -194,6 +219,9 @@ pub struct Batch {
     pub rows: Vec<u32>,
     /// The token to predict at each step `[steps, batch]`; [`NO_TARGET`] past a piece's end.
     pub targets: Vec<u32>,
+    /// The keys to predict at each step `[steps, batch]`, bit 0 the lowest, where the targets are
+    /// 0 or [`NO_TARGET`]; empty for tokens.
+    pub keys: Vec<u128>,
     /// Time steps.
     pub steps: usize,
     /// Windows.
@@ -205,6 +233,9 @@ pub struct Batch {
 impl Batch {
     /// Lays windows side by side: `(piece, first step)`, each up to `window` steps long.
     pub fn new(windows: &[(&Piece, usize)], window: usize) -> Batch {
+        if windows.first().is_some_and(|(p, _)| p.input.is_keys()) {
+            return frames::batch(windows, window);
+        }
         let batch = windows.len();
         let active = windows.first().map_or(1, |(p, _)| p.input.active());
         let steps = windows.iter().map(|(p, at)| (p.tokens.len() - at).min(window)).max();
@@ -212,13 +243,14 @@ impl Batch {
         let mut rows = vec![step_input::NO_ROW; steps * batch * active];
         let mut targets = vec![NO_TARGET; steps * batch];
         for (b, (piece, from)) in windows.iter().enumerate() {
+            let mut reader = piece.input.reader();
             for t in 0..(piece.tokens.len() - from).min(window) {
                 let at = t * batch + b;
-                piece.input.fill(&piece.tokens, from + t, &mut rows[at * active..][..active]);
+                reader.fill(&piece.tokens, from + t, &mut rows[at * active..][..active]);
                 targets[at] = piece.tokens[from + t];
             }
         }
-        Batch { rows, targets, steps, batch, active }
+        Batch { rows, targets, keys: Vec::new(), steps, batch, active }
     }
 
     /// The batch of a training step: row `b` of step `s` is window number `s * batch + b` of an
@@ -260,12 +292,14 @@ impl Batch {
         let count = count.clamp(1, self.batch.max(1));
         let cut = |part: usize| self.batch * part / count;
         let part = |from: usize, to: usize| {
-            let columns = |x: &[u32], width: usize| -> Vec<u32> {
-                let steps = x.chunks_exact(self.batch * width);
-                steps.flat_map(|row| &row[from * width..to * width]).copied().collect()
-            };
-            let (rows, targets) = (columns(&self.rows, self.active), columns(&self.targets, 1));
-            Batch { rows, targets, batch: to - from, ..*self }
+            let of = |width: usize| (self.batch * width, from * width..to * width);
+            Batch {
+                rows: columns(&self.rows, of(self.active)),
+                targets: columns(&self.targets, of(1)),
+                keys: columns(&self.keys, of(1)),
+                batch: to - from,
+                ..*self
+            }
         };
         if count == 1 {
             return vec![self.clone()];
@@ -277,6 +311,11 @@ impl Batch {
     pub fn target_count(&self) -> usize {
         self.targets.iter().filter(|t| **t != NO_TARGET).count()
     }
+}
+
+/// A part of each row of a matrix `[_, width]`.
+fn columns<T: Copy>(x: &[T], (width, part): (usize, Range<usize>)) -> Vec<T> {
+    x.chunks_exact(width).flat_map(|row| &row[part.clone()]).copied().collect()
 }
 
 /// A random stream of its own: numbers of one purpose never meet those of another.
@@ -292,12 +331,15 @@ pub struct Baselines {
 }
 
 impl Baselines {
-    /// Counts the training pieces as they are, with half a count added everywhere, and scores `held`
-    /// with them.
+    /// Counts the tokens (or the keys, where those are written at once) of the training pieces as they
+    /// are, with half a count added everywhere, and scores `held` with them.
     ///
     /// # Errors
     /// If a piece cannot be read.
     pub fn new(train: &Pieces, held: &Pieces, vocab: usize) -> Result<Baselines> {
+        if !train.is_empty() && train.get(0)?.input.is_keys() {
+            return frames::baselines(train, held);
+        }
         let mut single = vec![0.5f64; vocab];
         // Row `vocab` is the start of a piece. Sparse: a large vocabulary meets few pairs.
         let mut pairs = std::collections::HashMap::<(u32, u32), f64>::new();

@@ -4,8 +4,8 @@
 //! one number of nats; dividing it by tokens, notes, sixteenth-note frames or seconds gives figures
 //! that compare models of one encoding (tokens) or of any encoding (notes, seconds).
 
-use crate::data::{Batch, Piece, Pieces};
-use crate::{Model, Precision, Result};
+use crate::data::{Batch, NO_TARGET, Piece, Pieces};
+use crate::{Model, Precision, Result, frames};
 
 /// Likelihood of a set of pieces, in nats.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -91,11 +91,15 @@ pub fn likelihood(model: &dyn Model, pieces: &Pieces) -> Result<Likelihood> {
         rest = later;
         let now = now.iter().map(|p| pieces.get(*p)).collect::<Result<Vec<_>>>()?;
         let windows: Vec<_> = now.iter().map(|p| (&**p, 0)).collect();
-        let batch = Batch::new(&windows, MAX_STEPS);
+        let mut batch = Batch::new(&windows, MAX_STEPS);
+        if now[0].input.is_keys() {
+            // The tables of piano rolls begin at the second step.
+            batch.targets[..batch.batch].fill(NO_TARGET);
+        }
         let scored = model.score(&batch)?;
+        tally.tokens += batch.target_count();
         tally.nats += scored.nats.iter().map(|n| f64::from(*n)).sum::<f64>();
         tally.hits += scored.hits;
-        tally.tokens += batch.target_count();
         now.iter().for_each(|piece| tally.heard(piece));
     }
     Ok(tally.likelihood())
@@ -117,10 +121,20 @@ pub fn written_likelihood(
     for piece in pieces.iter() {
         let piece = &*piece?;
         generator.reset();
+        if piece.input.is_keys() {
+            let tokens = &piece.tokens[..piece.tokens.len().min(MAX_STEPS)];
+            let (nats, hits) = frames::written(&mut *generator, tokens)?;
+            tally.nats += nats;
+            tally.hits += hits;
+            tally.tokens += frames::counted(tokens);
+            tally.heard(piece);
+            continue;
+        }
+        let mut reader = piece.input.reader();
         let mut rows = vec![0; piece.input.active()];
         let steps = piece.tokens.len().min(MAX_STEPS);
         for (t, token) in piece.tokens[..steps].iter().map(|token| *token as usize).enumerate() {
-            piece.input.fill(&piece.tokens, t, &mut rows);
+            reader.fill(&piece.tokens, t, &mut rows);
             let logits = generator.step(&rows)?;
             let (mut best, mut top) = (0, f32::NEG_INFINITY);
             for (candidate, x) in logits.iter().enumerate() {

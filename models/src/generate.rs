@@ -12,12 +12,13 @@
 pub use crate::beam::MAX_TOKENS;
 use crate::beam::{Desk, Draft};
 use crate::data::meter_of;
+use crate::frames::Drawing;
 use crate::registry::ModelConfig;
 use crate::sampling::{Sampler, Sampling};
 use crate::{Error, Generator, Model, Precision, Result};
 use etude_engine::Rng;
 use etude_tokenizer::step_input::steps_per_bar;
-use etude_tokenizer::{Encoding, Meter, Polyphony, Score, Tempo, TokenTime};
+use etude_tokenizer::{Encoding, Meter, PianoRollTokens, Polyphony, Score, Tempo, TokenTime};
 
 /// How long a piece shall be, after its primer.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -144,11 +145,17 @@ impl Writer {
         let voice = voice.map(|voice| self.steps_of(voice)).transpose()?.unwrap_or_default();
         let total_steps = primed + clock.steps(request.length);
         let input = self.config.conditions.input(self.encoding.vocab_size(), meter, total_steps);
+        if input.is_keys() {
+            self.extend_keys(&mut draft, request, &clock, hear)?;
+            let score = self.score_of(&draft.tokens, request, meter)?;
+            return Ok(Composition { tokens: draft.tokens, primed, score, lost });
+        }
         let mut desk = Desk {
             generator: &mut *self.generator,
             sampler: Sampler::new(request.sampling.clone(), self.times.len()),
             rng: Rng::stream(request.seed, SAMPLING_STREAM),
             rows: vec![0; input.active()],
+            reader: input.reader(),
             input,
             clock: &clock,
             times: &self.times,
@@ -158,8 +165,7 @@ impl Writer {
             allowed: vec![false; self.times.len()],
         };
         desk.prime(&mut draft)?;
-        // A thousandth of a step is rounding: 96 times 1/12 of a bar is 8 bars.
-        desk.wanted = draft.now + clock.wanted - 1e-3 * clock.time(TokenTime::Steps(1));
+        desk.wanted = draft.now + clock.wanted - clock.rounding();
         match &request.sampling {
             Sampling { beam: 1, branch: 1, .. } => desk.extend(&mut draft, hear)?,
             &Sampling { beam, branch, iteration, .. } => {
@@ -178,6 +184,39 @@ impl Writer {
         }
         let score = self.score_of(&draft.tokens, request, meter)?;
         Ok(Composition { tokens: draft.tokens, primed, score, lost })
+    }
+
+    /// Goes on with a piece whose steps are written whole, and shows the tokens of each step.
+    fn extend_keys(
+        &mut self,
+        draft: &mut Draft,
+        request: &Request,
+        clock: &Clock,
+        hear: &mut dyn FnMut(u32, f64) -> bool,
+    ) -> Result<()> {
+        if (request.sampling.beam, request.sampling.branch) != (1, 1) {
+            let why = "a search goes token by token; this model writes all keys of a step at once";
+            return Err(Error::Config { key: "beam".into(), why: why.into() });
+        }
+        let mut rng = Rng::stream(request.seed, SAMPLING_STREAM);
+        self.generator.reset();
+        let mut drawing = Drawing::begin(&mut *self.generator, &draft.tokens)?;
+        let time = |token: u32| clock.time(self.times[token as usize]);
+        draft.now = draft.tokens.iter().map(|token| time(*token)).sum();
+        let wanted = draft.now + clock.wanted - clock.rounding();
+        while draft.now < wanted && draft.tokens.len() < MAX_TOKENS {
+            let keys = drawing.step(&mut *self.generator, &request.sampling, &mut rng)?;
+            let mut goes_on = true;
+            for token in PianoRollTokens::tokens_of(keys) {
+                draft.push(token);
+                draft.now += time(token);
+                goes_on = goes_on && hear(token, draft.now);
+            }
+            if !goes_on {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Reads the primer into a draft: its tokens up to the end of a bar, without the token that ends
@@ -282,6 +321,11 @@ impl Clock {
             (TokenTime::Bars(n), true) => f64::from(n),
             (TokenTime::Bars(n), false) => f64::from(n) * bar_seconds,
         }
+    }
+
+    /// What a sum of times may be off: 96 times 1/12 of a bar is 8 bars.
+    fn rounding(&self) -> f64 {
+        1e-3 * self.time(TokenTime::Steps(1))
     }
 
     /// Sixteenth-note steps of a length.

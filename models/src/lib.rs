@@ -13,6 +13,7 @@ pub mod config;
 pub mod data;
 mod error;
 pub mod evaluate;
+mod frames;
 pub mod generate;
 pub mod layers;
 pub mod lora;
@@ -81,6 +82,11 @@ pub trait Model: Module + Send + Sync {
     fn parts(&self) -> Vec<Part>;
 }
 
+/// What a network of tokens says to whom asks it for keys.
+fn writes_tokens() -> Error {
+    Error::Config { key: "model.head".into(), why: "it writes tokens, not keys".into() }
+}
+
 /// One part of a network: what it holds and what it costs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Part {
@@ -107,6 +113,17 @@ pub trait Generator: Send {
     /// # Errors
     /// If a row lies outside of the input matrix.
     fn step(&mut self, rows: &[u32]) -> Result<&[f32]>;
+
+    /// Reads the input rows of a step and writes the keys that sound in it, bit 0 the lowest.
+    ///
+    /// `draw` is told the logit of each key, from the lowest up, and says whether it sounds.
+    ///
+    /// # Errors
+    /// If a row lies outside of the input matrix, or the network writes tokens.
+    fn step_keys(&mut self, rows: &[u32], draw: &mut dyn FnMut(f32) -> bool) -> Result<u128> {
+        let _ = (rows, draw);
+        Err(writes_tokens())
+    }
 
     /// A copy of what the steps so far have left behind, for a search that goes several ways from one
     /// place; `None` where the tokens have to be read again instead.

@@ -128,12 +128,16 @@ impl Pieces {
             Held::Disk(store, pieces, (conditions, vocab)) => {
                 let stored = &pieces[piece];
                 let tokens = store.tokens(stored.place)?;
+                let frames = match conditions {
+                    Conditions::Keys => crate::frames::counted(&tokens),
+                    _ => stored.frames,
+                };
                 Ok(Cow::Owned(Piece {
                     name: stored.name.to_string(),
                     input: conditions.input(*vocab, stored.meter, tokens.len()),
                     tokens,
                     notes: stored.notes,
-                    frames: stored.frames,
+                    frames,
                     seconds: stored.seconds,
                 }))
             }

@@ -4,9 +4,10 @@
 //! what it leaves out has the model's defaults.
 
 use crate::config::{self, Table};
-use crate::data::Conditions;
+use crate::data::{Conditions, KEYS};
 use crate::{Error, Model, Result};
 use crate::{recurrent, transformer};
+use etude_engine::Tensor;
 use serde_json::{Map, Value};
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -52,6 +53,11 @@ pub trait Network: Debug + Send + Sync {
     /// Numbers of the vector that a step is told in.
     fn width(&self) -> usize;
 
+    /// Tells whether it writes all keys of a step at once rather than tokens.
+    fn writes_keys(&self) -> bool {
+        false
+    }
+
     /// The part that multiplies in f32 alone, if there is one.
     fn f32_alone(&self) -> Option<String> {
         None
@@ -67,6 +73,16 @@ pub trait Network: Debug + Send + Sync {
     /// # Errors
     /// If the sizes cannot be allocated.
     fn build(&self, rows: usize, vocab: usize, seed: u64) -> Result<Box<dyn Model>>;
+
+    /// Builds the network for inputs that are sums of rows of a fixed table `[rows, width]`.
+    ///
+    /// # Errors
+    /// If the sizes cannot be allocated, or the network does not read features.
+    fn build_for_features(&self, table: Tensor, vocab: usize, seed: u64) -> Result<Box<dyn Model>> {
+        let _ = (table, vocab, seed);
+        let why = "features: this network reads tokens".into();
+        Err(Error::Config { key: "model.conditions".into(), why })
+    }
 }
 
 /// Every architecture there is.
@@ -165,10 +181,26 @@ impl ModelConfig {
         let conditions = table.choice("conditions", "none", &Conditions::NAMES)?;
         let network = (entry.read)(&id, &mut table)?;
         table.finish()?;
-        let conditions = Conditions::from_name(&conditions).unwrap_or(Conditions::None);
+        let Some(conditions) = Conditions::from_name(&conditions, &encoding) else {
+            let why = format!("the encoding {encoding} has no {conditions} but its tokens");
+            return Err(Error::Config { key: "model.conditions".into(), why });
+        };
         if conditions == Conditions::Form && !encoding.starts_with("melody") {
             let why = format!(
                 "form counts sixteenth-note steps of a melody; the encoding {encoding} has none"
+            );
+            return Err(Error::Config { key: "model.conditions".into(), why });
+        }
+        let is_roll = encoding.starts_with("pianoroll");
+        if (conditions == Conditions::Keys) != network.writes_keys()
+            || (network.writes_keys() && !is_roll)
+        {
+            let why = format!(
+                "all keys of a step are read with conditions = keys, written with head = bernoulli \
+                 or nade, of an encoding pianoroll or pianoroll-quarter: all three together or none; \
+                 conditions = {}, encoding = {encoding}, and the head writes {} were given",
+                conditions.name(),
+                if network.writes_keys() { "keys" } else { "tokens" }
             );
             return Err(Error::Config { key: "model.conditions".into(), why });
         }
@@ -183,11 +215,7 @@ impl ModelConfig {
         table.insert("id".into(), self.id.as_str().into());
         table.insert("preset".into(), self.preset.as_str().into());
         table.insert("encoding".into(), self.encoding.as_str().into());
-        let conditions = match self.conditions {
-            Conditions::None => "none",
-            Conditions::Form => "form",
-        };
-        table.insert("conditions".into(), conditions.into());
+        table.insert("conditions".into(), self.conditions.name().into());
         self.network.write(&mut table);
         table
     }
@@ -204,12 +232,18 @@ impl ModelConfig {
         })
     }
 
-    /// Input rows and output tokens.
+    /// Input rows, and output tokens or keys.
     ///
     /// # Errors
     /// If the encoding is unknown.
     pub fn widths(&self) -> Result<(usize, usize)> {
+        if self.conditions == Conditions::Keys {
+            return Ok((KEYS, KEYS));
+        }
         let vocab = self.encoding()?.vocab_size();
+        if let Conditions::Features(features) = self.conditions {
+            return Ok((features.width(), vocab));
+        }
         let four = etude_tokenizer::Meter { tick: 0, numerator: 4, denominator: 4 };
         Ok((self.conditions.input(vocab, four, 1).rows(), vocab))
     }
@@ -240,6 +274,12 @@ impl ModelConfig {
     /// If the encoding is unknown.
     pub fn build(&self, seed: u64) -> Result<Box<dyn Model>> {
         let (rows, vocab) = self.widths()?;
-        self.network.build(rows, vocab, seed)
+        match self.conditions {
+            Conditions::Features(features) => {
+                let table = Tensor::new(features.table(), &[features.rows(), rows])?;
+                self.network.build_for_features(table, vocab, seed)
+            }
+            _ => self.network.build(rows, vocab, seed),
+        }
     }
 }

@@ -88,7 +88,8 @@ fn a_thousand_seeds_write_the_same_tokens_with_and_without_a_cache() {
             let cached = sampler.draw(generator.step(&[row]).unwrap(), unit, |_| true);
             let rows: Vec<u32> = [etude_engine::NO_ID].iter().chain(&tokens).copied().collect();
             let steps = rows.len();
-            let batch = Batch { targets: vec![0; steps], rows, steps, batch: 1, active: 1 };
+            let (targets, keys) = (vec![0; steps], Vec::new());
+            let batch = Batch { rows, targets, keys, steps, batch: 1, active: 1 };
             let logits = model.forward(&batch, None).unwrap().to_vec();
             let whole = sampler.draw(&logits[(steps - 1) * vocab..], unit, |_| true);
             assert_eq!(cached, whole, "seed {seed} token {steps}");
@@ -271,6 +272,7 @@ fn sizes_that_do_not_fit_together_are_named() {
     assert!(Transformer::new(odd, 4, 4, 1).is_err());
     let model = Transformer::new(kinds().swap_remove(0), 4, 4, 1).unwrap();
     assert!(model.generator(Precision::F32).unwrap().step(&[4]).is_err());
-    let outside = Batch { rows: vec![4], targets: vec![0], steps: 1, batch: 1, active: 1 };
+    let (rows, targets, keys) = (vec![4], vec![0], Vec::new());
+    let outside = Batch { rows, targets, keys, steps: 1, batch: 1, active: 1 };
     assert!(model.loss(&outside, None).is_err());
 }

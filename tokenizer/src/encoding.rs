@@ -2,8 +2,8 @@
 
 use crate::grammar::{Anything, Grammar};
 use crate::{
-    Drums, Error, Events, Melody, MelodyLabels, NotePerformance, Performance, Polyphony, Result,
-    Score,
+    Drums, Error, Events, Melody, MelodyLabels, NotePerformance, Performance, PianoRollTokens,
+    Polyphony, Result, Score,
 };
 
 /// Tokens of a score, and what the encoding could not hold.
@@ -91,7 +91,7 @@ pub trait Encoding: Send + Sync {
 }
 
 /// The names of the schemes and what they are, for people.
-const SCHEMES: [(&str, &str); 14] = [
+const SCHEMES: [(&str, &str); 16] = [
     ("melody", "one voice in sixteenth notes, pitches 48 to 83: 38 tokens (Magenta basic_rnn)"),
     ("melody-c", "the same, moved to C major or A minor"),
     ("melody-mono", "one voice in sixteenth notes, all pitches: 130 tokens (Magenta mono_rnn)"),
@@ -105,6 +105,14 @@ const SCHEMES: [(&str, &str); 14] = [
     ("drums", "drums in sixteenth notes, nine kinds: 512 tokens (Magenta drum_kit)"),
     ("drums-one", "drums in eighth notes, struck or not: 2 tokens (Magenta one_drum)"),
     ("polyphony", "many voices in sixteenth notes: 259 tokens (Magenta Polyphony RNN)"),
+    (
+        "pianoroll",
+        "the keys of each sixteenth, together: 88 and a step (Magenta Pianoroll RNN-NADE)",
+    ),
+    (
+        "pianoroll-quarter",
+        "the keys of each quarter note: 88 and a step (JSB chorales, Nottingham)",
+    ),
     ("performance", "piano in steps of 10 ms, one loudness: 356 tokens (Performance RNN)"),
     ("performance-dynamics", "piano in steps of 10 ms, 32 velocities: 388 tokens"),
     ("performance-note", "piano, each note told by six heads: 315 tokens (Magenta note encoding)"),
@@ -129,6 +137,8 @@ pub fn encoding(name: &str) -> Option<Box<dyn Encoding>> {
         "drums" => Box::new(Drums::kit()),
         "drums-one" => Box::new(Drums::one()),
         "polyphony" => Box::new(Polyphony),
+        "pianoroll" => Box::new(PianoRollTokens::sixteenths()),
+        "pianoroll-quarter" => Box::new(PianoRollTokens::quarters()),
         "performance" => Box::new(Performance::plain()),
         "performance-dynamics" => Box::new(Performance::with_dynamics()),
         "performance-note" => Box::new(NotePerformance),

@@ -10,7 +10,7 @@
 //! All of it is written as row numbers of one input matrix (a multi-hot input): the network sums
 //! those rows.
 
-use crate::Meter;
+use crate::{FeatureInput, FeatureReader, Meter, PianoRoll};
 
 /// An empty slot: no row is added.
 pub const NO_ROW: u32 = u32::MAX;
@@ -55,6 +55,8 @@ fn place_rows() -> usize {
 pub struct StepInput {
     vocab: usize,
     form: Option<Form>,
+    features: Option<FeatureInput>,
+    keys: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +70,7 @@ struct Form {
 impl StepInput {
     /// The last token alone, one-hot; nothing before the first step.
     pub fn previous(vocab: usize) -> StepInput {
-        StepInput { vocab, form: None }
+        StepInput { vocab, form: None, features: None, keys: false }
     }
 
     /// The last token and the form: for a piece of `bars` bars in one metre.
@@ -79,11 +81,35 @@ impl StepInput {
             steps_per_bar: steps_per_bar(meter),
             bars,
         };
-        StepInput { vocab, form: Some(form) }
+        StepInput { vocab, form: Some(form), features: None, keys: false }
+    }
+
+    /// The keys of the last step of a piano roll, a row for each. Its rows are sets of any size, so
+    /// that [`StepInput::fill`] does not write them.
+    pub fn keys() -> StepInput {
+        StepInput { vocab: PianoRoll::KEYS, form: None, features: None, keys: true }
+    }
+
+    /// Features of the last tokens, as rows of a fixed table.
+    pub fn features(vocab: usize, features: FeatureInput) -> StepInput {
+        StepInput { vocab, form: None, features: Some(features), keys: false }
+    }
+
+    /// Reads a piece step after step, which is cheaper than [`StepInput::fill`] at each.
+    pub fn reader(self) -> StepReader {
+        StepReader { input: self, features: self.features.map(FeatureInput::reader) }
+    }
+
+    /// Tells whether the rows are the keys of the last step.
+    pub fn is_keys(&self) -> bool {
+        self.keys
     }
 
     /// Rows of the input matrix.
     pub fn rows(&self) -> usize {
+        if let Some(features) = self.features {
+            return features.rows();
+        }
         match self.form {
             None => self.vocab,
             Some(_) => {
@@ -94,6 +120,9 @@ impl StepInput {
 
     /// Rows that are summed for one step.
     pub fn active(&self) -> usize {
+        if let Some(features) = self.features {
+            return features.active();
+        }
         if self.form.is_some() { 1 + LOOKBACK_BARS.len() + 3 } else { 1 }
     }
 
@@ -105,6 +134,9 @@ impl StepInput {
     /// # Panics
     /// If a slice is shorter.
     pub fn fill(&self, tokens: &[u32], t: usize, rows: &mut [u32]) {
+        if let Some(features) = self.features {
+            return features.reader().fill(tokens, t, rows);
+        }
         rows[0] = if t == 0 { NO_ROW } else { tokens[t - 1] };
         let Some(form) = self.form else { return };
         let mut base = self.vocab;
@@ -122,6 +154,25 @@ impl StepInput {
         base += STRAIN_BARS;
         let left = form.bars.saturating_sub(bar).clamp(1, COUNTDOWN_BARS);
         rows[slot + 2] = (base + left - 1) as u32;
+    }
+}
+
+/// The input of one piece, step after step.
+pub struct StepReader {
+    input: StepInput,
+    features: Option<FeatureReader>,
+}
+
+impl StepReader {
+    /// Writes the rows for the prediction of step `t`, as [`StepInput::fill`] does.
+    ///
+    /// # Panics
+    /// If a slice is shorter.
+    pub fn fill(&mut self, tokens: &[u32], t: usize, rows: &mut [u32]) {
+        match &mut self.features {
+            Some(features) => features.fill(tokens, t, rows),
+            None => self.input.fill(tokens, t, rows),
+        }
     }
 }
 

@@ -9,6 +9,7 @@
 //! | melodies | always | what follows the end of the last note |
 //! | drums | always | rests at the end |
 //! | polyphony | after `END` | silent steps before `END` |
+//! | piano rolls | after `STEP_END` | silent steps at the end |
 //! | performance | when all notes have ended | nothing |
 //! | performance-note | after six tokens | nothing |
 //! | events | after something complete, see [`crate::Events`] | nothing |
@@ -20,12 +21,14 @@ mod events;
 mod melody;
 mod note;
 mod performance;
+mod pianoroll;
 mod polyphony;
 
 pub use events::EventsGrammar;
 pub use melody::{LabelsGrammar, MelodyGrammar};
 pub use note::NoteGrammar;
 pub use performance::PerformanceGrammar;
+pub use pianoroll::PianoRollGrammar;
 pub use polyphony::PolyphonyGrammar;
 
 /// Walks along a sequence of tokens and tells what may come next. No call allocates, but for what
