@@ -230,7 +230,7 @@ impl Writer {
         let Some(primer) = &request.primer else { return Ok(Vec::new()) };
         let encoded = self.encoding.encode(primer)?;
         let mut tokens = encoded.tokens;
-        if !tokens.iter().any(|token| self.onsets[*token as usize]) {
+        if self.encoding.decode(&tokens)?.note_count() == 0 {
             let notes = primer.note_count();
             let why = format!(
                 "the primer holds no notes that the encoding {} can write (it has {notes} notes)",
