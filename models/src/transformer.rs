@@ -234,7 +234,7 @@ impl Transformer {
     ///
     /// # Errors
     /// If the batch does not fit the network.
-    pub fn forward(&self, batch: &Batch, mut dropout: Option<&mut Rng>) -> Result<Tensor> {
+    pub fn forward(&self, batch: &Batch, dropout: Option<&mut Rng>) -> Result<Tensor> {
         let (steps, pieces, d) = (batch.steps, batch.batch, self.config.hidden);
         if let Some(most) = self.config.is_sparse().then_some(self.config.context)
             && steps > most
@@ -242,7 +242,7 @@ impl Transformer {
             let why = format!("{steps} steps; this sparse attention ends at {most}");
             return Err(crate::Error::Data { why });
         }
-        let rng = &mut dropout.take().filter(|_| self.config.dropout > 0.0);
+        let rng = &mut dropout.filter(|_| self.config.dropout > 0.0);
         let start = self.embedding.value.shape()[0] as u32 - 1;
         let mut rows = by_piece(&batch.rows, steps, pieces, batch.active);
         if let Some(id) = rows.iter().find(|id| **id != NO_ID && **id >= start) {
@@ -348,7 +348,6 @@ impl Model for Transformer {
             let part = Batch {
                 rows: part(&batch.rows, pieces * batch.active),
                 targets: part(&batch.targets, pieces),
-                keys: Vec::new(),
                 steps: steps.len(),
                 ..*batch
             };

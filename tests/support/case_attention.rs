@@ -107,7 +107,16 @@ pub fn cases() -> Vec<Case> {
             shapes.extend(relative.map(|more| vec![heads, rows + more, d]));
             shapes
         };
-        let sizes = [[1, 1, 1, 1], [2, 3, 2, 2], [1, 5, 3, 4], [0, 2, 1, 3], [2, 0, 1, 1]];
+        let sizes = [
+            [1, 1, 1, 1],
+            [2, 3, 2, 2],
+            [1, 5, 3, 4],
+            [0, 2, 1, 3],
+            [2, 0, 1, 1],
+            [1, 2, 1, 5],
+            [1, 4, 2, 3],
+            [3, 1, 2, 2],
+        ];
         let shapes = (sizes.into_iter().map(one).collect(), one([2, 67, 3, 33]));
         all.push(case(name, Domain::Any, shapes, run, move |x| of_one(plain, x)).twin(twin));
     }
