@@ -348,6 +348,7 @@ impl Model for Transformer {
             let part = Batch {
                 rows: part(&batch.rows, pieces * batch.active),
                 targets: part(&batch.targets, pieces),
+                keys: Vec::new(),
                 steps: steps.len(),
                 ..*batch
             };
