@@ -5,7 +5,6 @@
 //! each once. Names are `attention-<what>/<batch>x<heads>x<steps>x<head_dim>/<tier>`; one thread.
 
 use std::hint::black_box;
-use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput};
 use etude::bench::aligned::Aligned;
@@ -17,6 +16,8 @@ use etude_kernels::gemm_bf16::to_bf16;
 use etude_kernels::isa::{self, Isa};
 use etude_kernels::ladder::attention as ladder;
 use etude_kernels::{peak, philox};
+
+mod support;
 
 const STRIDED: Mask = Mask::Strided { block: 128, stride: 128 };
 
@@ -43,25 +44,6 @@ fn random(stream: u32, len: usize) -> Aligned<f32> {
 
 fn rows(data: &[f32], strides: Strides) -> Rows<'_> {
     Rows { data, strides }
-}
-
-/// Times `f` as one benchmark; the best time of a call, if there was one.
-fn time(
-    group: &mut criterion::BenchmarkGroup<criterion::measurement::WallTime>,
-    id: BenchmarkId,
-    mut f: impl FnMut(),
-) -> Option<f64> {
-    let mut best = f64::INFINITY;
-    group.bench_function(id, |bencher| {
-        bencher.iter_custom(|rounds| {
-            let start = Instant::now();
-            (0..rounds).for_each(|_| f());
-            let spent = start.elapsed();
-            best = best.min(spent.as_secs_f64() / rounds as f64);
-            spent
-        });
-    });
-    best.is_finite().then_some(best)
 }
 
 fn print(best: Option<f64>, flops: f64, tier: Isa) {
@@ -94,7 +76,7 @@ fn sequences(c: &mut Criterion) {
             isa::force(tier);
             let mut group = c.benchmark_group(format!("attention-{name}"));
             group.throughput(Throughput::Elements((ahead * once) as u64));
-            let best = time(&mut group, BenchmarkId::new(&size, tier.name()), || {
+            let best = support::time(&mut group, BenchmarkId::new(&size, tier.name()), || {
                 let o = RowsMut { data: black_box(&mut o), strides };
                 attention_forward(
                     rows(&q, strides),
@@ -111,7 +93,7 @@ fn sequences(c: &mut Criterion) {
             group.finish();
             let mut group = c.benchmark_group(format!("attention-{name}-backward"));
             group.throughput(Throughput::Elements((back * once) as u64));
-            let best = time(&mut group, BenchmarkId::new(&size, tier.name()), || {
+            let best = support::time(&mut group, BenchmarkId::new(&size, tier.name()), || {
                 attention_backward(
                     rows(&q, strides),
                     rows(&k, strides),
@@ -152,7 +134,7 @@ fn steps(c: &mut Criterion) {
                 group.throughput(Throughput::Bytes(bytes as u64));
                 let id =
                     BenchmarkId::new(format!("{heads}x{len}x{head_dim}/{format}"), tier.name());
-                time(&mut group, id, || {
+                support::time(&mut group, id, || {
                     let o = black_box(&mut o);
                     if is_short {
                         let (k, v) = (&k_short, &v_short);
@@ -177,7 +159,7 @@ fn climb(c: &mut Criterion) {
     let mut group = c.benchmark_group("attention-ladder");
     group.throughput(Throughput::Elements(flops as u64));
     for step in ladder::STEPS {
-        let best = time(&mut group, BenchmarkId::from_parameter(step.name), || {
+        let best = support::time(&mut group, BenchmarkId::from_parameter(step.name), || {
             (step.run)(x, black_box(&mut o));
         });
         print(best, flops, isa::active());
@@ -186,18 +168,5 @@ fn climb(c: &mut Criterion) {
 }
 
 fn main() {
-    // One thread, whatever the machine has: the share of one core's peak.
-    let pool = etude_kernels::threads::Pool::new(1).expect("a thread");
-    pool.run(|| {
-        let criterion = Criterion::default()
-            .sample_size(10)
-            .warm_up_time(Duration::from_millis(100))
-            .measurement_time(Duration::from_millis(400))
-            .without_plots();
-        let mut criterion = criterion.configure_from_args();
-        sequences(&mut criterion);
-        steps(&mut criterion);
-        climb(&mut criterion);
-        criterion.final_summary();
-    });
+    support::on_one_thread(400, &[sequences, steps, climb]);
 }

@@ -6,13 +6,14 @@
 //! transposed convolution is `data` forwards and `forward` backwards.
 
 use std::hint::black_box;
-use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput};
 use etude::bench::aligned::Aligned;
 use etude_kernels::conv::{ConvShape, conv_data_backward, conv_filter_backward, conv_forward};
 use etude_kernels::isa::{self, Isa};
 use etude_kernels::{peak, philox};
+
+mod support;
 
 /// Batch, channels in and out, size, kernel, stride, padding.
 type Sizes = (usize, usize, usize, [usize; 3], [usize; 3], [usize; 3], [usize; 3]);
@@ -90,27 +91,19 @@ fn convolutions(c: &mut Criterion) {
             group.throughput(Throughput::Elements(flops as u64));
             for tier in Isa::available() {
                 isa::force(tier);
-                let mut best = f64::INFINITY;
-                group.bench_function(BenchmarkId::new(&name, tier.name()), |bencher| {
-                    bencher.iter_custom(|rounds| {
-                        let start = Instant::now();
-                        for _ in 0..rounds {
-                            let x = black_box(&x);
-                            match sum {
-                                "forward" => conv_forward(x, &w, Some(&bias), &mut y, &shape),
-                                "data" => conv_data_backward(&d_y, &w, None, &mut d_x, &shape),
-                                _ => {
-                                    let d_bias = Some(&mut d_bias[..]);
-                                    conv_filter_backward(x, &d_y, &mut d_w, d_bias, &shape);
-                                }
-                            }
+                let id = BenchmarkId::new(&name, tier.name());
+                let best = support::time(&mut group, id, || {
+                    let x = black_box(&x);
+                    match sum {
+                        "forward" => conv_forward(x, &w, Some(&bias), &mut y, &shape),
+                        "data" => conv_data_backward(&d_y, &w, None, &mut d_x, &shape),
+                        _ => {
+                            let d_bias = Some(&mut d_bias[..]);
+                            conv_filter_backward(x, &d_y, &mut d_w, d_bias, &shape);
                         }
-                        let spent = start.elapsed();
-                        best = best.min(spent.as_secs_f64() / rounds as f64);
-                        spent
-                    });
+                    }
                 });
-                if best.is_finite() {
+                if let Some(best) = best {
                     let gflops = flops / best / 1e9;
                     let share = 100.0 * gflops / peak::fma_gflops_of(tier, 1);
                     println!(
@@ -125,19 +118,5 @@ fn convolutions(c: &mut Criterion) {
 }
 
 fn main() {
-    // One thread, whatever the machine has: the share of one core's peak.
-    let pool = etude_kernels::threads::Pool::new(1).expect("a thread");
-    pool.run(|| {
-        for tier in Isa::available() {
-            println!("peak/{}: {:.1} GFLOP/s", tier.name(), peak::fma_gflops_of(tier, 1));
-        }
-        let criterion = Criterion::default()
-            .sample_size(10)
-            .warm_up_time(Duration::from_millis(50))
-            .measurement_time(Duration::from_millis(200))
-            .without_plots();
-        let mut criterion = criterion.configure_from_args();
-        convolutions(&mut criterion);
-        criterion.final_summary();
-    });
+    support::on_one_thread(200, &[support::peaks, convolutions]);
 }

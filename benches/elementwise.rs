@@ -7,7 +7,7 @@
 //! bytes a second bound what streams from memory; a long polynomial is bound by its arithmetic.
 
 use std::hint::black_box;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use criterion::{BenchmarkId, Criterion, Throughput};
 use etude::bench::aligned::Aligned;
@@ -23,6 +23,8 @@ use etude_kernels::norm::{layer_norm_backward, layer_norm_forward};
 use etude_kernels::optim::{AdamStep, Part, adam_all};
 use etude_kernels::philox;
 use etude_kernels::softmax::{cross_entropy_forward, log_softmax_forward, softmax_forward};
+
+mod support;
 
 /// Rows and columns: in cache, past it, and a width of no lane.
 const SHAPES: &[[usize; 2]] = &[[256, 512], [16384, 1024], [509, 387]];
@@ -184,22 +186,12 @@ fn operations(c: &mut Criterion) {
             let mut copy = None;
             for (name, arrays, call) in OPERATIONS {
                 let bytes = 4 * arrays * rows * cols;
-                let mut best = f64::INFINITY;
                 let mut group = c.benchmark_group(*name);
+                group.throughput(Throughput::Bytes(bytes as u64));
                 let id = BenchmarkId::new(format!("{rows}x{cols}"), tier.name());
-                group.throughput(Throughput::Bytes(bytes as u64)).bench_function(id, |bencher| {
-                    bencher.iter_custom(|rounds| {
-                        let start = Instant::now();
-                        (0..rounds).for_each(|_| call(black_box(&mut operands)));
-                        let spent = start.elapsed();
-                        best = best.min(spent.as_secs_f64() / rounds as f64);
-                        spent
-                    });
-                });
+                let best = support::time(&mut group, id, || call(black_box(&mut operands)));
                 group.finish();
-                if !best.is_finite() {
-                    continue;
-                }
+                let Some(best) = best else { continue };
                 let rate = bytes as f64 / best / 1e9;
                 if *name == "copy" {
                     copy = Some(rate);
@@ -222,16 +214,5 @@ fn operations(c: &mut Criterion) {
 }
 
 fn main() {
-    // One thread, whatever the machine has: the share of one core's copy.
-    let pool = etude_kernels::threads::Pool::new(1).expect("a thread");
-    pool.run(|| {
-        let criterion = Criterion::default()
-            .sample_size(10)
-            .warm_up_time(Duration::from_millis(50))
-            .measurement_time(Duration::from_millis(200))
-            .without_plots();
-        let mut criterion = criterion.configure_from_args();
-        operations(&mut criterion);
-        criterion.final_summary();
-    });
+    support::on_one_thread(200, &[operations]);
 }

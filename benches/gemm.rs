@@ -6,7 +6,6 @@
 //! and `faer` compute the same products as they lie, in the same run.
 
 use std::hint::black_box;
-use std::time::{Duration, Instant};
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput};
@@ -14,6 +13,8 @@ use etude::bench::aligned::Aligned;
 use etude_kernels::gemm::{MatMut, MatRef, PackedB, gemm_forward, gemm_packed_forward};
 use etude_kernels::isa::{self, Isa};
 use etude_kernels::{peak, philox};
+
+mod support;
 
 #[path = "../kernels/tests/support/products.rs"]
 mod products;
@@ -58,26 +59,15 @@ fn random(stream: u32, len: usize) -> Aligned<f32> {
     numbers
 }
 
-/// Times one product: GFLOP/s of its best run, if it was run.
+/// Times a product: GFLOP/s of its best sample.
 fn time(
     group: &mut BenchmarkGroup<WallTime>,
     [m, n, k]: [usize; 3],
     name: &str,
-    mut product: impl FnMut(),
+    product: impl FnMut(),
 ) -> Option<f64> {
-    let mut best = f64::INFINITY;
-    group.bench_function(BenchmarkId::new(format!("{m}x{n}x{k}"), name), |bencher| {
-        bencher.iter_custom(|rounds| {
-            let start = Instant::now();
-            for _ in 0..rounds {
-                product();
-            }
-            let spent = start.elapsed();
-            best = best.min(spent.as_secs_f64() / rounds as f64);
-            spent
-        });
-    });
-    best.is_finite().then(|| 2.0 * (m * n * k) as f64 / best / 1e9)
+    let best = support::time(group, BenchmarkId::new(format!("{m}x{n}x{k}"), name), product)?;
+    Some(2.0 * (m * n * k) as f64 / best / 1e9)
 }
 
 /// Times the crates `gemm` and `faer` on `C = A B`: the better of both.
@@ -130,19 +120,5 @@ fn all(c: &mut Criterion) {
 }
 
 fn main() {
-    // One thread, whatever the machine has: the share of one core's peak.
-    let pool = etude_kernels::threads::Pool::new(1).expect("a thread");
-    pool.run(|| {
-        for tier in Isa::available() {
-            println!("peak/{}: {:.1} GFLOP/s", tier.name(), peak::fma_gflops_of(tier, 1));
-        }
-        let criterion = Criterion::default()
-            .sample_size(10)
-            .warm_up_time(Duration::from_millis(100))
-            .measurement_time(Duration::from_millis(400))
-            .without_plots();
-        let mut criterion = criterion.configure_from_args();
-        all(&mut criterion);
-        criterion.final_summary();
-    });
+    support::on_one_thread(400, &[support::peaks, all]);
 }

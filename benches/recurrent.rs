@@ -21,6 +21,8 @@ use etude_kernels::recurrent::{
 };
 use etude_kernels::{peak, philox};
 
+mod support;
+
 /// Batch, steps and hidden units: melodies, the large training cases, a size of no lane.
 const SEQUENCES: &[[usize; 3]] = &[[128, 64, 128], [64, 32, 512], [16, 32, 512], [24, 32, 200]];
 /// Hidden units of a stream: weights in the first, second and third level of the caches.
@@ -206,17 +208,5 @@ fn streams(c: &mut Criterion) {
 }
 
 fn main() {
-    // One thread, whatever the machine has: the share of one core's peak.
-    let pool = etude_kernels::threads::Pool::new(1).expect("a thread");
-    pool.run(|| {
-        let criterion = Criterion::default()
-            .sample_size(10)
-            .warm_up_time(Duration::from_millis(50))
-            .measurement_time(Duration::from_millis(200))
-            .without_plots();
-        let mut criterion = criterion.configure_from_args();
-        sequences(&mut criterion);
-        streams(&mut criterion);
-        criterion.final_summary();
-    });
+    support::on_one_thread(200, &[sequences, streams]);
 }
