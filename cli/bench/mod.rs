@@ -16,6 +16,7 @@ mod recurrent;
 mod roofline;
 mod sink;
 mod startup;
+mod training;
 mod transformer;
 
 use std::path::PathBuf;

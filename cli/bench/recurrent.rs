@@ -3,14 +3,14 @@
 //! A training step is what `etude train` does: loss, gradient, clipping, Adam. Generation is what
 //! `etude generate` does: one event in, one out, sampling included.
 
-use etude_engine::{Module, Optimizer, Products, Rng, set_products};
-use etude_models::data::Batch;
+use etude_engine::Rng;
 use etude_models::recurrent::{Cell, Recurrent, RecurrentConfig};
 use etude_models::registry::Network;
 use etude_models::sampling::{Sampler, Sampling};
 use etude_models::{Model, Precision};
 
 use super::case::Case;
+use super::training::{self, Step};
 use super::{Job, Numbers, Options, Sink};
 use crate::error::{Error, Result};
 
@@ -94,39 +94,16 @@ pub fn named(precision: Precision) -> (&'static str, Numbers) {
 
 /// Times training steps of one case: with products of f32 as `etude`, of bf16 as `etude-bf16`.
 pub fn train(case: &Case, options: &Options, sink: &mut Sink) -> Result<()> {
-    let unnamed = if options.bf16 { "bf16" } else { "f32" };
-    let bf16 = case.word("dtype", &[unnamed, "f32", "bf16"], false)? == "bf16";
     let shape = read(case, &TRAIN)?;
     let (batch, steps) = (case.count("batch", 1 << 16)?, case.count("seq", 1 << 16)?);
-    let mut model = build(&shape)?;
-    let mut rng = Rng::new(1);
-    let mut tokens =
-        || -> Vec<u32> { (0..steps * batch).map(|_| rng.below(shape.vocab as u32)).collect() };
-    let (rows, targets, keys) = (tokens(), tokens(), Vec::new());
-    let batch = Batch { rows, targets, keys, steps, batch, active: 1 };
-    let mut optimizer = Optimizer::adam().clip_norm(3.0);
-    let items = (steps * batch.batch) as f64;
-    let flops = 3.0 * items * flops_per_token(&shape, inputs(&shape, shape.vocab));
-    // A parameter is read twice by the network, its gradient is written, and Adam reads and writes
-    // seven numbers; what the backward pass needs is written once and read once.
-    let kept = items * shape.config.activations_per_token(shape.vocab) as f64;
-    let bytes = 40.0 * model.parameter_count() as f64 + 8.0 * kept;
-    let numbers = if bf16 { Numbers::Bf16 } else { Numbers::F32 };
-    let (flops, bytes) = (Some(flops), Some(bytes));
-    let job = Job { unit: "tokens", items, flops, bytes, numbers, ..Job::default() };
-    let mut fault = None;
-    let (name, products) =
-        if bf16 { ("etude-bf16", Products::Bf16) } else { ("etude", Products::F32) };
-    sink.time(name, job, &mut || {
-        let _products = set_products(products);
-        let step = || -> etude_models::Result<()> {
-            let grads = model.loss(&batch, None)?.backward()?;
-            optimizer.step(&mut model, &grads, 1e-3)?;
-            Ok(())
-        };
-        fault = fault.take().or({ step }().err());
-    })?;
-    fault.map_or(Ok(()), |e| Err(failed(e)))
+    let step = Step {
+        flops_per_token: flops_per_token(&shape, inputs(&shape, shape.vocab)),
+        kept_per_token: shape.config.activations_per_token(shape.vocab) as f64,
+        clip: 3.0,
+        lr: 1e-3,
+    };
+    let batch = training::random_batch(shape.vocab, batch, steps);
+    training::time(&mut build(&shape)?, &batch, &step, training::products(case, options)?, sink)
 }
 
 /// Times the generation of tokens of one case: with f32 weights as `etude`, with others as

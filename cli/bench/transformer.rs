@@ -3,15 +3,15 @@
 //! A training step is what `etude train` does: loss, gradient, clipping, Adam. Generation is what
 //! `etude generate` does: one event in, one out, sampling included, after a context that was read.
 
-use etude_engine::{Module, Optimizer, Products, Rng, no_grad, set_products};
-use etude_models::data::Batch;
+use etude_engine::{Module, Rng, no_grad, set_products};
 use etude_models::registry::Network;
 use etude_models::sampling::{Sampler, Sampling};
 use etude_models::transformer::{Positions, Transformer, TransformerConfig};
-use etude_models::{Generator, Model, Precision};
+use etude_models::{Generator, Precision};
 
 use super::case::Case;
-use super::{Job, Numbers, Options, Sink};
+use super::training::{self, Step};
+use super::{Job, Options, Sink};
 use crate::error::{Error, Result};
 
 struct Shape {
@@ -98,57 +98,25 @@ pub fn check_prefill(case: &Case) -> Result<()> {
     check_train(case)
 }
 
-/// The products of a case: as it says, else as the command line does.
-fn products(case: &Case, options: &Options) -> Result<(&'static str, Products, Numbers)> {
-    let unnamed = if options.bf16 { "bf16" } else { "f32" };
-    Ok(match case.word("dtype", &[unnamed, "f32", "bf16"], false)? {
-        "bf16" => ("etude-bf16", Products::Bf16, Numbers::Bf16),
-        _ => ("etude", Products::F32, Numbers::F32),
-    })
-}
-
-/// Random tokens in a batch, and as targets.
-fn random_batch(shape: &Shape, batch: usize, steps: usize) -> Batch {
-    let mut rng = Rng::new(1);
-    let mut tokens =
-        || -> Vec<u32> { (0..steps * batch).map(|_| rng.below(shape.vocab as u32)).collect() };
-    let (rows, targets, keys) = (tokens(), tokens(), Vec::new());
-    Batch { rows, targets, keys, steps, batch, active: 1 }
-}
-
 /// Times training steps of one case: with products of f32 as `etude`, of bf16 as `etude-bf16`.
 pub fn train(case: &Case, options: &Options, sink: &mut Sink) -> Result<()> {
-    let (name, products, numbers) = products(case, options)?;
     let (shape, pieces, steps) = read_sequences(case)?;
-    let mut model = shape.build()?;
-    let batch = random_batch(&shape, pieces, steps);
-    let mut optimizer = Optimizer::adam().clip_norm(1.0);
-    let items = (steps * pieces) as f64;
-    let flops = Some(3.0 * items * shape.flops((steps + 1) as f64 / 2.0));
-    // A parameter is read twice by the network, its gradient is written, and Adam reads and writes
-    // seven numbers; what the backward pass needs is written once and read once.
-    let kept = items * shape.config.activations_per_token(shape.vocab) as f64;
-    let bytes = Some(40.0 * model.parameter_count() as f64 + 8.0 * kept);
-    let job = Job { unit: "tokens", items, flops, bytes, numbers, ..Job::default() };
-    let mut fault = None;
-    sink.time(name, job, &mut || {
-        let _products = set_products(products);
-        let step = || -> etude_models::Result<()> {
-            let grads = model.loss(&batch, None)?.backward()?;
-            optimizer.step(&mut model, &grads, 1e-4)?;
-            Ok(())
-        };
-        fault = fault.take().or({ step }().err());
-    })?;
-    fault.map_or(Ok(()), |e| Err(failed(e)))
+    let step = Step {
+        flops_per_token: shape.flops((steps + 1) as f64 / 2.0),
+        kept_per_token: shape.config.activations_per_token(shape.vocab) as f64,
+        clip: 1.0,
+        lr: 1e-4,
+    };
+    let batch = training::random_batch(shape.vocab, pieces, steps);
+    training::time(&mut shape.build()?, &batch, &step, training::products(case, options)?, sink)
 }
 
 /// Times whole sequences forwards, as training sees them, without a gradient.
 pub fn prefill(case: &Case, options: &Options, sink: &mut Sink) -> Result<()> {
-    let (name, products, numbers) = products(case, options)?;
+    let (name, products, numbers) = training::products(case, options)?;
     let (shape, pieces, steps) = read_sequences(case)?;
     let model = shape.build()?;
-    let batch = random_batch(&shape, pieces, steps);
+    let batch = training::random_batch(shape.vocab, pieces, steps);
     let items = (steps * pieces) as f64;
     let flops = Some(items * shape.flops((steps + 1) as f64 / 2.0));
     let kept = items * shape.config.activations_per_token(shape.vocab) as f64;
