@@ -35,6 +35,7 @@ pub fn open(
 ) -> Result<Dataset> {
     let encoding = config.model.encoding().map_err(|e| Error::input(e.to_string()))?;
     let data = match sources {
+        [] => return Err(Error::input("data.source: no folder, file or corpus is named")),
         [name] if name.to_str().and_then(corpora::find).is_some() => {
             let loaded = data::load(sources)?;
             loaded.report(console)?;

@@ -1,6 +1,6 @@
 //! Finding a trained model: a bundled one by name, a run directory, or a weight file.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use etude_models::registry::ModelConfig;
 use etude_models::run::RunDir;
@@ -64,19 +64,31 @@ pub fn load(name: &Path) -> Result<Trained> {
     }
     let shown = show_path(name);
     if name.is_dir() {
-        let run = RunDir::open(name, false).map_err(|e| from_models(e, name))?;
-        let file = |n: &str| run.file(n).map_err(|e| from_models(e, name));
-        let (bytes, which) = match file("best.safetensors")? {
-            Some(bytes) => (bytes, "best.safetensors"),
-            None => (file("model.safetensors")?.unwrap_or_default(), "model.safetensors"),
-        };
-        let path = name.join(which);
+        let (bytes, path) = best_weights(name)?;
         let loaded = read_model(&bytes, &show_path(&path)).map_err(|e| from_models(e, &path))?;
         return Ok(Trained::new(shown, loaded));
     }
     let bytes = read_bytes(name, MAX_BYTES)?;
     let loaded = read_model(&bytes, &shown).map_err(|e| from_models(e, name))?;
     Ok(Trained::new(shown, loaded))
+}
+
+/// The weights of a run with the lowest validation loss, or those of the last save before the first
+/// validation; and their path.
+///
+/// # Errors
+/// If it is no run directory, or the file is missing or damaged.
+pub fn best_weights(run: &Path) -> Result<(Vec<u8>, PathBuf)> {
+    let fault = |e| from_models(e, run);
+    let saved = RunDir::open(run, false).map_err(fault)?;
+    let (bytes, name) = match saved.file("best.safetensors").map_err(fault)? {
+        Some(bytes) => (bytes, "best.safetensors"),
+        None => {
+            let last = saved.file("model.safetensors").map_err(fault)?;
+            (last.unwrap_or_default(), "model.safetensors")
+        }
+    };
+    Ok((bytes, run.join(name)))
 }
 
 impl Trained {

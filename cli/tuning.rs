@@ -8,7 +8,6 @@ use std::path::Path;
 use etude_models::data::Dataset;
 use etude_models::evaluate::likelihood;
 use etude_models::lora;
-use etude_models::run::RunDir;
 use etude_models::train::{RunConfig, Trainer};
 use etude_models::{Model, lora::Lora};
 use serde_json::{Map, Value, json};
@@ -35,7 +34,8 @@ pub fn settings(trained: &Trained, rank: Option<usize>) -> Result<Map<String, Va
         return Err(Error::input(format!("{}: its configuration is not an object", trained.name)));
     };
     let rank = rank.unwrap_or(0);
-    if let Some(train) = map.get_mut("train").and_then(Value::as_object_mut) {
+    let train = map.entry("train").or_insert_with(|| json!({}));
+    if let Value::Object(train) = train {
         let lr = train.get("lr").and_then(Value::as_f64).unwrap_or(1e-3);
         let lr = if rank > 0 { lr } else { lr / 4.0 };
         let fewer = json!({
@@ -46,86 +46,123 @@ pub fn settings(trained: &Trained, rank: Option<usize>) -> Result<Map<String, Va
     Ok(map)
 }
 
-/// The scores from before, and the old data.
+/// Refuses a configuration whose network is not that of the trained weights.
+///
+/// # Errors
+/// Names the first key that differs, what it says and what the weights have.
+pub fn check_sizes(config: &RunConfig, from: &Trained) -> Result<()> {
+    let (ours, theirs) = (config.model.write(), from.config.write());
+    let differs = |key: &&String| ours.get(*key) != theirs.get(*key);
+    let Some(key) = ours.keys().chain(theirs.keys()).find(differs) else { return Ok(()) };
+    let shown = |of: &Map<String, Value>| of.get(key).map_or("nothing".into(), Value::to_string);
+    Err(Error::input(format!(
+        "model.{key} is {}; the weights of {} were trained with {}, and their network stays",
+        shown(&ours),
+        from.name,
+        shown(&theirs)
+    )))
+}
+
+/// The scores from before.
 pub struct Tuning {
     before: Value,
-    old: Option<Dataset>,
 }
 
 impl Tuning {
-    /// Scores the model before the first step.
+    /// Scores trained weights before the first step.
     ///
     /// # Errors
-    /// If the scores cannot be written into the run directory.
+    /// If the weights do not fit the data.
     pub fn begin(
-        trainer: &Trainer,
         from: &Trained,
-        path: &Path,
+        config: &RunConfig,
+        data: &Dataset,
         cached: bool,
         console: &Console,
     ) -> Result<Tuning> {
-        let source = from.source.clone();
-        let old = old(trainer.config(), source.as_deref(), cached, console);
+        let source = from.source.as_deref();
+        let old = old(config, source, cached, console);
         let before = json!({
             "from": from.name, "old_data": source,
-            "new": score(trainer.model(), Some(trainer.data()))?,
-            "old": score(trainer.model(), old.as_ref())?,
+            "new": score(&*from.model, Some(data))?, "old": score(&*from.model, old.as_ref())?,
         });
-        output::write(&path.join(FILE), format!("{before}\n").as_bytes())?;
-        Ok(Tuning { before, old })
+        Ok(Tuning { before })
+    }
+
+    /// Writes the scores into the run directory.
+    ///
+    /// # Errors
+    /// Names the file and what the system said.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        output::write(&path.join(FILE), format!("{}\n", self.before).as_bytes())
     }
 
     /// Finds what a run that goes on began with; `None` if it is no fine-tuning.
     ///
     /// # Errors
     /// If the file with the scores is damaged.
-    pub fn resume(
-        config: &RunConfig,
-        path: &Path,
-        cached: bool,
-        console: &Console,
-    ) -> Result<Option<Tuning>> {
+    pub fn resume(path: &Path) -> Result<Option<Tuning>> {
         let file = path.join(FILE);
         if !file.exists() {
             return Ok(None);
         }
         let bytes = read_bytes(&file, 1 << 20)?;
-        let before: Value = serde_json::from_slice(&bytes)
+        let before = serde_json::from_slice(&bytes)
             .map_err(|e| Error::file(&file, format!("damaged: {e}")))?;
-        let old = old(config, before["old_data"].as_str(), cached, console);
-        Ok(Some(Tuning { before, old }))
+        Ok(Some(Tuning { before }))
     }
 
-    /// Scores the best weights of the run, says what changed, and writes the adapter if there is one.
-    ///
-    /// # Errors
-    /// If the run cannot be read, or the adapter not be written.
-    pub fn end(&self, trainer: &Trainer, path: &Path, console: &Console) -> Result<Value> {
+    /// Scores the best weights of the run and says what changed.
+    fn compare(
+        &self,
+        trainer: &Trainer,
+        (path, cached): (&Path, bool),
+        console: &Console,
+    ) -> Result<Value> {
         let tuned = model::load(path)?;
         let new = score(&*tuned.model, Some(trainer.data()))?;
-        let old = score(&*tuned.model, self.old.as_ref())?;
+        let old = old(trainer.config(), self.before["old_data"].as_str(), cached, console);
+        let old = score(&*tuned.model, old.as_ref())?;
         console.say("tuned      nats a token        before    after")?;
         for (name, before, after) in
             [("new data", &self.before["new"], &new), ("old data", &self.before["old"], &old)]
         {
-            let Some(number) = after["nll_per_token"].as_f64() else {
-                console.say(format!("           {name}: not there any more"))?;
-                continue;
+            let shown = |of: &Value| {
+                of["nll_per_token"].as_f64().map_or("-".into(), |nats| format!("{nats:.4}"))
             };
+            let part = [after, before].into_iter().find_map(|of| of["part"].as_str());
+            let name = format!("{name} ({})", part.unwrap_or("not there"));
             console.say(format!(
-                "           {:<18} {:>8.4} {number:>8.4}",
-                format!("{name} ({})", after["part"].as_str().unwrap_or_default()),
-                before["nll_per_token"].as_f64().unwrap_or(f64::NAN),
+                "           {name:<18} {:>8} {:>8}",
+                shown(before),
+                shown(after)
             ))?;
         }
-        let adapter = write_adapter(trainer.config(), path, console)?;
         Ok(json!({
             "from": self.before["from"],
             "new": { "before": self.before["new"], "after": new },
             "old": { "before": self.before["old"], "after": old },
-            "adapter": adapter,
         }))
     }
+}
+
+/// What came of a run that is done: what fine-tuning changed, and the adapter that was learned, written
+/// beside the weights; `null` if it is neither.
+///
+/// # Errors
+/// If the run cannot be read, or the adapter not be written.
+pub fn end(
+    tuning: Option<&Tuning>,
+    trainer: &Trainer,
+    place: (&Path, bool),
+    console: &Console,
+) -> Result<Value> {
+    let mut tuned = tuning.map_or(Ok(Value::Null), |t| t.compare(trainer, place, console))?;
+    let adapter = write_adapter(trainer.config(), place.0, console)?;
+    if tuning.is_some() || !adapter.is_null() {
+        tuned["adapter"] = adapter;
+    }
+    Ok(tuned)
 }
 
 /// The data that the model was trained on before, where they are still there.
@@ -135,9 +172,7 @@ fn old(
     cached: bool,
     console: &Console,
 ) -> Option<Dataset> {
-    let mut config = config.clone();
-    config.train.transpose = 0;
-    match dataset::open(&config, &sources_of(source?), cached, console) {
+    match dataset::open(config, &sources_of(source?), cached, console) {
         Ok(data) => Some(data),
         Err(e) => {
             console.note(format!("the data that the model was trained on before: {e}"));
@@ -161,12 +196,7 @@ fn write_adapter(config: &RunConfig, path: &Path, console: &Console) -> Result<V
     if lora.rank == 0 {
         return Ok(Value::Null);
     }
-    let run = RunDir::open(path, false).map_err(|e| from_models(e, path))?;
-    let file = |name: &str| run.file(name).map_err(|e| from_models(e, path));
-    let bytes = match file("best.safetensors")? {
-        Some(bytes) => bytes,
-        None => file("model.safetensors")?.unwrap_or_default(),
-    };
+    let (bytes, _) = model::best_weights(path)?;
     let adapter = lora::extract(&bytes, &config.model, lora, &show_path(path))
         .map_err(|e| from_models(e, path))?;
     let place = path.join(ADAPTER);

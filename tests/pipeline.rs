@@ -118,7 +118,9 @@ fn a_run_goes_on_bit_for_bit_with_another_cache_or_none() {
     let middle = bytes.len() / 2;
     bytes[middle..].iter_mut().step_by(5).for_each(|byte| *byte ^= 0x55);
     std::fs::write(&cache, &bytes).unwrap();
-    told(&train(&folder.0, &data, "parts", &[&sets[..], &["--steps", "4"]].concat()[..]));
+    let (_, read) =
+        told(&train(&folder.0, &data, "parts", &[&sets[..], &["--steps", "4"]].concat()[..]));
+    assert!(!read.contains("40 read before"), "the damage was not met: {read}");
     for steps in ["6", "9"] {
         let more = ["--resume", "--steps", steps, "--no-cache"];
         let output = train(&folder.0, &data, "parts", &[&sets[..], &more].concat()[..]);

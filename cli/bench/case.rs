@@ -149,10 +149,14 @@ impl Case {
     /// # Errors
     /// If it is missing or is not such a number.
     pub fn count(&self, key: &str, most: usize) -> Result<usize> {
+        self.count_in(key, 1, most)
+    }
+
+    fn count_in(&self, key: &str, least: usize, most: usize) -> Result<usize> {
         let value = self.get(key).ok_or_else(|| self.fault(format!("key \"{key}\" is missing")))?;
         let count = value.as_u64().and_then(|n| usize::try_from(n).ok());
-        count.filter(|n| (1..=most).contains(n)).ok_or_else(|| {
-            self.fault(format!("\"{key}\" is {}, not a number in 1..={most}", python(value)))
+        count.filter(|n| (least..=most).contains(n)).ok_or_else(|| {
+            self.fault(format!("\"{key}\" is {}, not a number in {least}..={most}", python(value)))
         })
     }
 
@@ -169,10 +173,7 @@ impl Case {
     /// # Errors
     /// If it is not such a number.
     pub fn count_from_0(&self, key: &str, most: usize) -> Result<usize> {
-        match self.get(key).map(Value::as_u64) {
-            None | Some(Some(0)) => Ok(0),
-            _ => self.count(key, most),
-        }
+        if self.get(key).is_some() { self.count_in(key, 0, most) } else { Ok(0) }
     }
 
     /// Two counts in `least..=most`, written as one number for both or as a list.

@@ -115,8 +115,8 @@ pub struct Args {
     #[arg(long, value_name = "TEXT", default_value = "")]
     r#match: String,
 
-    /// Run only cases of this number format (f32 where a case names none); rnn_train multiplies in
-    /// it and rnn_generate stores its weights in it where a case names none
+    /// Run only cases of this number format (f32 where a case names none); training and
+    /// prefill multiply in it and generation stores its weights in it where a case names none
     #[arg(long, visible_alias = "precision", value_name = "DTYPE", value_parser = ["f32", "bf16", "int8"])]
     dtype: Option<String>,
 

@@ -55,7 +55,6 @@ pub fn run(case: &Case, _: &Options, sink: &mut Sink) -> Result<()> {
         let child = Command::new(&program)
             .args(["bench", "startup", "--first-event", &text])
             .stdin(Stdio::null())
-            .stderr(Stdio::null())
             .output();
         match child {
             Ok(output) if output.status.success() => {
@@ -63,7 +62,11 @@ pub fn run(case: &Case, _: &Options, sink: &mut Sink) -> Result<()> {
                 let mb = said.lines().last().and_then(|line| line.trim().parse::<f64>().ok());
                 peak = mb.into_iter().chain(peak).reduce(f64::max);
             }
-            Ok(output) => fault = Some(format!("a fresh process ended with {}", output.status)),
+            Ok(output) => {
+                let said = String::from_utf8_lossy(&output.stderr);
+                let last = said.lines().last().unwrap_or_default();
+                fault = Some(format!("a fresh process ended with {}: {last}", output.status));
+            }
             Err(e) => fault = Some(format!("cannot start a process: {e}")),
         }
     });

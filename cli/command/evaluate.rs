@@ -82,7 +82,8 @@ fn evaluate(args: &Args, console: &Console) -> Result<()> {
     let source = loaded.source.clone();
     let mut scores = train::scores(loaded);
     // Files that are named one by one are scored, all of them.
-    let named = args.split.is_none() && sources.iter().all(|source| source.is_file());
+    let is_named = |s: &PathBuf| s.is_file() && s.to_str().and_then(corpora::find).is_none();
+    let named = args.split.is_none() && !args.data.is_empty() && sources.iter().all(is_named);
     let split = args.split.as_deref().unwrap_or(if named { "all" } else { "test" });
     if split == "all" {
         let Scores { train, valid, test } = &mut scores;

@@ -313,7 +313,7 @@ fn write(args: &Controls, name: &Path, source: Source, console: &Console) -> Res
                 (e @ etude_models::Error::Data { .. }, Some(file)) => Error::file(file, e),
                 (e, _) => Error::input(e.to_string()),
             })?;
-        stopped = stream.end()?;
+        let read = stream.end();
         if i == 0 {
             for (reason, count) in &piece.lost {
                 console.warn(format!("primer: {count} lost: {reason}"));
@@ -328,6 +328,8 @@ fn write(args: &Controls, name: &Path, source: Source, console: &Console) -> Res
         files.push(Value::Object(written));
         notes += score.note_count();
         seconds += score.seconds();
+        // A reader that has gone away ends the piece, as Ctrl-C does: what there is of it is saved.
+        stopped = read?;
     }
     let rate = tokens as f64 / writing.max(1e-9);
     console.say(format!(

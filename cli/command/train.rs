@@ -27,7 +27,7 @@ use crate::{data, dataset, interrupt, output, pianoroll};
 /// Arguments of `etude train`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  etude train lstm --data folk --out run --time 2m\n  etude train lstm/melody-basic --data my_midi --out run --steps 500 --set hidden=192\n  etude train run --resume --steps 1000\n  etude train --from lstm --data my_midi --lora 8 --out tuned\n  etude train lstm/performance --dtype bf16\n\nSettings for --set: model encoding conditions hidden layers dropout attention embedding head nade cell; train seed steps batch window lr schedule warmup clip weight_decay dtype transpose stretch velocity lora lora_alpha log_every valid_every save_every patience"
+    after_help = help()
 )]
 pub struct Args {
     /// A model, such as lstm or lstm/melody-basic; with --resume a run directory
@@ -38,7 +38,8 @@ pub struct Args {
     #[arg(long, value_name = "FOLDER", num_args = 1..)]
     data: Vec<PathBuf>,
 
-    /// Read all files anew, and keep none of their tokens for the next run
+    /// Read all files anew, and keep none of their tokens for the next run (else they are kept in
+    /// ETUDE_CACHE or the user's cache folder)
     #[arg(long)]
     no_cache: bool,
 
@@ -87,6 +88,20 @@ pub struct Args {
     machine: Machine,
 }
 
+/// Examples, and every setting there is.
+fn help() -> String {
+    let model = model_keys();
+    let of = |keys: &[(&str, &str)], table: &str| -> String {
+        keys.iter().filter(|(t, _)| *t == table).map(|(_, key)| format!(" {key}")).collect()
+    };
+    format!(
+        "Examples:\n  etude train lstm --data folk --out run --time 2m\n  etude train lstm/melody-basic --data my_midi --out run --steps 500 --set hidden=192\n  etude train run --resume --steps 1000\n  etude train --from lstm --data my_midi --lora 8 --out tuned\n  etude train lstm/performance --dtype bf16\n\nSettings for --set (each architecture takes some of the first): model{}; train{}; data{}",
+        of(&model, "model"),
+        of(TRAIN_KEYS, "train"),
+        of(TRAIN_KEYS, "data")
+    )
+}
+
 fn parse_time(text: &str) -> std::result::Result<Duration, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit = match &text[digits.len()..] {
@@ -118,7 +133,7 @@ fn train(args: &Args, console: &Console) -> Result<()> {
             adjust(args, &mut map)?;
             let config = RunConfig::read(map).map_err(|e| Error::input(e.to_string()))?;
             let data = dataset::open(&config, &sources(args, &config), !args.no_cache, console)?;
-            let tuning = Tuning::resume(&config, &path, !args.no_cache, console)?;
+            let tuning = Tuning::resume(&path)?;
             (Trainer::resume(config, data, run).map_err(|e| from_models(e, &path))?, path, tuning)
         }
         None => {
@@ -133,6 +148,9 @@ fn train(args: &Args, console: &Console) -> Result<()> {
                 Some(file) => Error::file(file, e),
                 None => Error::input(e.to_string()),
             })?;
+            if let Some(from) = &from {
+                tuning::check_sizes(&config, from)?;
+            }
             if path.join("state.json").exists() {
                 let why =
                     "holds a run already; go on with it by --resume, or name another by --out";
@@ -179,7 +197,11 @@ fn train(args: &Args, console: &Console) -> Result<()> {
         sample(&trainer, &path)?;
     }
     let rate = tokens / start.elapsed().as_secs_f64().max(1e-9);
-    finish(&trainer, &path, (end, rate), tuning.as_ref(), console)
+    let tuned = match end {
+        End::Stopped => None,
+        _ => Some((tuning.as_ref(), !args.no_cache)),
+    };
+    finish(&trainer, &path, (end, rate), tuned, console)
 }
 
 /// Begins a run, from fresh or from trained weights.
@@ -191,18 +213,14 @@ fn begin(
     console: &Console,
 ) -> Result<(Trainer, Option<Tuning>)> {
     let fault = |e| from_models(e, path);
-    let Some(mut from) = from else {
+    let Some(from) = from else {
         return Ok((Trainer::create(config, data, path).map_err(fault)?, None));
     };
-    if config.model != from.config {
-        let why = format!("{}: the sizes and the encoding of trained weights stay", from.name);
-        return Err(Error::input(why));
-    }
-    let fresh = config.model.build(0).map_err(fault)?;
-    let model = config.with_adapter(std::mem::replace(&mut from.model, fresh));
-    let model = model.map_err(|e| Error::input(e.to_string()))?;
+    // Before the run is there: one that is stopped from here on knows where it came from.
+    let tuning = Tuning::begin(&from, &config, &data, cached, console)?;
+    let model = config.with_adapter(from.model).map_err(|e| Error::input(e.to_string()))?;
     let trainer = Trainer::with_model(config, model, data, path).map_err(fault)?;
-    let tuning = Tuning::begin(&trainer, &from, path, cached, console)?;
+    tuning.save(path)?;
     Ok((trainer, Some(tuning)))
 }
 
@@ -251,7 +269,11 @@ fn adjust(args: &Args, map: &mut Map<String, Value>) -> Result<()> {
     if !args.data.is_empty() {
         let sources: Vec<String> =
             args.data.iter().map(|p| source_text(p)).collect::<Result<_>>()?;
-        map.insert("data".into(), json!({ "source": sources.join("\n") }));
+        let source = match &sources[..] {
+            [one] => one.clone(),
+            several => json!(several).to_string(),
+        };
+        map.insert("data".into(), json!({ "source": source }));
     }
     Ok(())
 }
@@ -371,7 +393,7 @@ fn finish(
     trainer: &Trainer,
     path: &Path,
     (end, rate): (End, f64),
-    tuning: Option<&Tuning>,
+    tuned: Option<(Option<&Tuning>, bool)>,
     console: &Console,
 ) -> Result<()> {
     let (best, best_step) = trainer.best();
@@ -399,9 +421,9 @@ fn finish(
             trainer.train_loss()
         ))?;
     }
-    let tuned = match tuning {
-        Some(tuning) if end != End::Stopped => tuning.end(trainer, path, console)?,
-        _ => Value::Null,
+    let tuned = match tuned {
+        Some((tuning, cached)) => tuning::end(tuning, trainer, (path, cached), console)?,
+        None => Value::Null,
     };
     console.report(&json!({
         "fine_tuning": tuned,

@@ -267,7 +267,7 @@ impl Writer {
                 "a voice is written into a piece of the encoding polyphony; this model speaks {}",
                 self.encoding.name()
             );
-            return Err(Error::Data { why });
+            return Err(Error::Config { key: "inject-primer".into(), why });
         }
         let tokens = self.encoding.encode(voice)?.tokens;
         let is_note = |token: &u32| *token >= Polyphony::NEW_NOTE;
