@@ -310,7 +310,7 @@ pub(crate) struct Mark {
 /// least hash among them, so that a piece stays in its part when others come or go. Only when a part
 /// would be empty the groups with the lowest hashes fill it.
 pub(crate) fn divide(marks: &[Mark]) -> (Vec<Split>, usize) {
-    let sketches: Vec<Option<Sketch>> = marks.iter().map(|m| m.sketch.clone()).collect();
+    let sketches: Vec<Option<&Sketch>> = marks.iter().map(|m| m.sketch.as_ref()).collect();
     let groups = twins::groups(&sketches);
     if marks.iter().any(|m| m.split.is_some()) {
         let splits: Vec<Split> = marks.iter().map(|m| m.split.unwrap_or(Split::Train)).collect();
@@ -367,9 +367,7 @@ pub(crate) fn fingerprint(score: &Score) -> u64 {
             add(note.duration << 16 | u64::from(note.pitch) << 8 | u64::from(note.velocity));
         }
     }
-    hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    hash ^ (hash >> 31)
+    twins::mix(hash)
 }
 
 /// Collects the MIDI files below a folder, in order of their paths.

@@ -12,6 +12,7 @@
 
 use crate::{Error, Result};
 use crc32fast::hash as crc32;
+use etude_tokenizer::twins::mix;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -250,17 +251,12 @@ pub fn content_hash(bytes: &[u8]) -> u128 {
         add(u64::from_le_bytes(word));
     }
     add(bytes.len() as u64);
-    let finish = |mut hash: u64| {
-        hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        hash ^ (hash >> 31)
-    };
-    u128::from(finish(lanes[0])) << 64 | u128::from(finish(lanes[1]))
+    u128::from(mix(lanes[0])) << 64 | u128::from(mix(lanes[1]))
 }
 
 /// The first line of a store.
 fn title(encoding: &str, vocab: usize) -> String {
-    format!("etude tokens 1 {encoding} {vocab} {}\n", env!("CARGO_PKG_VERSION"))
+    format!("etude tokens 1 {encoding} {vocab} {}\n", etude_tokenizer::FORMAT)
 }
 
 fn fault(path: &Path, why: impl std::fmt::Display) -> Error {

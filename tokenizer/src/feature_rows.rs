@@ -82,7 +82,8 @@ impl FeatureInput {
 
     /// Rows of the table.
     pub fn rows(self) -> usize {
-        self.events().width() as usize + self.signed().len()
+        let events = self.events();
+        events.width() as usize + events.signed().len()
     }
 
     /// The most rows of a step.
@@ -93,14 +94,6 @@ impl FeatureInput {
             FeatureInput::DrumKit => 1 + 6,
             FeatureInput::Modulo { .. } => 1,
         }
-    }
-
-    /// The positions that can be -1.
-    fn signed(self) -> Vec<u32> {
-        let fields = self.events().fields();
-        let signed =
-            fields.iter().filter(|f| f.name.contains("binary") || f.name.contains("scending"));
-        signed.flat_map(|field| field.first..field.first + field.width).collect()
     }
 
     /// The table `[rows, width]`.
@@ -116,7 +109,7 @@ impl FeatureInput {
             return table;
         }
         (0..width).for_each(|at| table[at * width + at] = 1.0);
-        for (place, at) in self.signed().into_iter().enumerate() {
+        for (place, at) in self.events().signed().into_iter().enumerate() {
             table[(width + place) * width + at as usize] = -1.0;
         }
         table
@@ -124,13 +117,9 @@ impl FeatureInput {
 
     /// Reads a piece from its first event on.
     pub fn reader(self) -> FeatureReader {
-        FeatureReader {
-            events: self.events(),
-            width: self.events().width(),
-            signed: self.signed(),
-            read: 0,
-            row: Features::default(),
-        }
+        let events = self.events();
+        let (width, signed) = (events.width(), events.signed());
+        FeatureReader { events, width, signed, read: 0, row: Features::default() }
     }
 }
 
@@ -166,12 +155,12 @@ impl FeatureReader {
             return;
         }
         let (ones, values) = rows.split_at_mut(self.row.ones.len());
+        assert!(self.row.values.len() <= values.len(), "more values than a step has rows");
         ones.copy_from_slice(&self.row.ones);
         for (row, &(at, value)) in values.iter_mut().zip(&self.row.values) {
-            let minus = || self.signed.iter().position(|signed| *signed == at);
-            *row = match value < 0.0 {
-                true => self.width + minus().expect("a position that can be -1") as u32,
-                false => at,
+            *row = match self.signed.binary_search(&at) {
+                Ok(place) if value < 0.0 => self.width + place as u32,
+                _ => at,
             };
         }
     }

@@ -57,3 +57,7 @@ pub use sustain::apply_sustain;
 
 /// A result of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
+
+/// Which form tokens and sketches have: raised with every change of what reading a file, encoding it or
+/// sketching it gives, so that tokens that were kept on a disk are made anew.
+pub const FORMAT: u32 = 1;

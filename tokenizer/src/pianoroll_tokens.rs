@@ -12,11 +12,9 @@
 //! The rows are those of [`PianoRoll`].
 
 use crate::grammar::{Grammar, PianoRollGrammar};
+use crate::polyphony::MAX_NOTE_TOKENS;
 use crate::quantise::Losses;
 use crate::{Encoded, Encoding, PianoRoll, Repeats, Result, Score, TokenTime};
-
-/// The most tokens that keys take, as for polyphony: steps beyond are lost.
-const MAX_KEY_TOKENS: u32 = 1 << 20;
 
 /// The encodings `pianoroll` and `pianoroll-quarter`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,10 +68,10 @@ impl PianoRollTokens {
         let (roll, lost) = PianoRoll::of(score, self.steps_per_quarter, self.repeats);
         let mut losses = Losses::default();
         lost.iter().for_each(|(reason, count)| losses.add(reason, *count));
-        let mut keys = 0;
+        let mut keys = 0u64;
         let fits = |row: &&u128| {
-            keys += row.count_ones();
-            keys <= MAX_KEY_TOKENS
+            keys += u64::from(row.count_ones());
+            keys <= MAX_NOTE_TOKENS
         };
         let fitting: Vec<u128> = roll.rows().iter().take_while(fits).copied().collect();
         if fitting.len() == roll.rows().len() {

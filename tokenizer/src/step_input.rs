@@ -54,9 +54,16 @@ fn place_rows() -> usize {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StepInput {
     vocab: usize,
-    form: Option<Form>,
-    features: Option<FeatureInput>,
-    keys: bool,
+    kind: Kind,
+}
+
+/// What is told beside the last token, or in its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Previous,
+    Form(Form),
+    Features(FeatureInput),
+    Keys,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +77,7 @@ struct Form {
 impl StepInput {
     /// The last token alone, one-hot; nothing before the first step.
     pub fn previous(vocab: usize) -> StepInput {
-        StepInput { vocab, form: None, features: None, keys: false }
+        StepInput { vocab, kind: Kind::Previous }
     }
 
     /// The last token and the form: for a piece of `bars` bars in one metre.
@@ -81,38 +88,40 @@ impl StepInput {
             steps_per_bar: steps_per_bar(meter),
             bars,
         };
-        StepInput { vocab, form: Some(form), features: None, keys: false }
+        StepInput { vocab, kind: Kind::Form(form) }
     }
 
     /// The keys of the last step of a piano roll, a row for each. Its rows are sets of any size, so
     /// that [`StepInput::fill`] does not write them.
     pub fn keys() -> StepInput {
-        StepInput { vocab: PianoRoll::KEYS, form: None, features: None, keys: true }
+        StepInput { vocab: PianoRoll::KEYS, kind: Kind::Keys }
     }
 
     /// Features of the last tokens, as rows of a fixed table.
     pub fn features(vocab: usize, features: FeatureInput) -> StepInput {
-        StepInput { vocab, form: None, features: Some(features), keys: false }
+        StepInput { vocab, kind: Kind::Features(features) }
     }
 
     /// Reads a piece step after step, which is cheaper than [`StepInput::fill`] at each.
     pub fn reader(self) -> StepReader {
-        StepReader { input: self, features: self.features.map(FeatureInput::reader) }
+        let features = match self.kind {
+            Kind::Features(features) => Some(features.reader()),
+            _ => None,
+        };
+        StepReader { input: self, features }
     }
 
     /// Tells whether the rows are the keys of the last step.
     pub fn is_keys(&self) -> bool {
-        self.keys
+        self.kind == Kind::Keys
     }
 
     /// Rows of the input matrix.
     pub fn rows(&self) -> usize {
-        if let Some(features) = self.features {
-            return features.rows();
-        }
-        match self.form {
-            None => self.vocab,
-            Some(_) => {
+        match self.kind {
+            Kind::Previous | Kind::Keys => self.vocab,
+            Kind::Features(features) => features.rows(),
+            Kind::Form(_) => {
                 self.vocab * (1 + LOOKBACK_BARS.len()) + place_rows() + STRAIN_BARS + COUNTDOWN_BARS
             }
         }
@@ -120,10 +129,11 @@ impl StepInput {
 
     /// Rows that are summed for one step.
     pub fn active(&self) -> usize {
-        if let Some(features) = self.features {
-            return features.active();
+        match self.kind {
+            Kind::Previous | Kind::Keys => 1,
+            Kind::Features(features) => features.active(),
+            Kind::Form(_) => 1 + LOOKBACK_BARS.len() + 3,
         }
-        if self.form.is_some() { 1 + LOOKBACK_BARS.len() + 3 } else { 1 }
     }
 
     /// Writes the rows for the prediction of step `t`, given the tokens of the steps before it.
@@ -134,11 +144,11 @@ impl StepInput {
     /// # Panics
     /// If a slice is shorter.
     pub fn fill(&self, tokens: &[u32], t: usize, rows: &mut [u32]) {
-        if let Some(features) = self.features {
+        if let Kind::Features(features) = self.kind {
             return features.reader().fill(tokens, t, rows);
         }
         rows[0] = if t == 0 { NO_ROW } else { tokens[t - 1] };
-        let Some(form) = self.form else { return };
+        let Kind::Form(form) = self.kind else { return };
         let mut base = self.vocab;
         for (slot, bars) in LOOKBACK_BARS.into_iter().enumerate() {
             let back = bars * form.steps_per_bar;

@@ -88,7 +88,7 @@ impl Sketch {
 /// Finds the twins among pieces: for each, the first piece of its group (itself where it is alone).
 ///
 /// Twins of twins are one group. Pieces without a sketch stand alone.
-pub fn groups(sketches: &[Option<Sketch>]) -> Vec<usize> {
+pub fn groups(sketches: &[Option<&Sketch>]) -> Vec<usize> {
     let mut first: Vec<usize> = (0..sketches.len()).collect();
     for band in 0..BANDS {
         let there = sketches.iter().enumerate();
@@ -96,25 +96,23 @@ pub fn groups(sketches: &[Option<Sketch>]) -> Vec<usize> {
             there.filter_map(|(i, sketch)| Some((sketch.as_ref()?.bands[band], i))).collect();
         keys.sort_unstable();
         for same in keys.chunk_by(|a, b| a.0 == b.0) {
-            // One piece of each group that was met under this hash.
+            // Pieces of groups that were met under this hash, the first ones.
             let mut met: Vec<usize> = Vec::new();
             for &(_, piece) in same {
                 let root = root_of(&mut first, piece);
                 if met.iter().any(|other| root_of(&mut first, *other) == root) {
                     continue;
                 }
-                let (Some(sketch), compared) = (&sketches[piece], met.len().min(MOST_COMPARED))
-                else {
-                    continue;
-                };
-                for &other in &met[..compared] {
-                    let share = sketches[other].as_ref().map_or(0.0, |o| o.share(sketch));
-                    if share >= TWIN_SHARE {
+                let Some(sketch) = sketches[piece] else { continue };
+                for &other in &met {
+                    if sketches[other].is_some_and(|o| o.share(sketch) >= TWIN_SHARE) {
                         let (a, b) = (root_of(&mut first, piece), root_of(&mut first, other));
                         first[a.max(b)] = a.min(b);
                     }
                 }
-                met.push(piece);
+                if met.len() < MOST_COMPARED {
+                    met.push(piece);
+                }
             }
         }
     }
@@ -155,8 +153,8 @@ fn wait_class(before: u64, now: u64) -> u64 {
     [3, 5, 7, 9, 14, 20, 28].iter().filter(|bound| now >= **bound * before).count() as u64
 }
 
-/// The finish of splitmix64.
-fn mix(mut hash: u64) -> u64 {
+/// The finish of splitmix64 (Steele, Lea & Flood 2014): spreads a hash over all bits.
+pub fn mix(mut hash: u64) -> u64 {
     hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     hash ^ (hash >> 31)
@@ -212,7 +210,7 @@ mod tests {
         assert!((sketch.share(&changed) - 76.0 / 91.0).abs() < 0.1);
         let other = Sketch::of(&tune(2, 100)).unwrap();
         assert!(sketch.share(&other) < 0.1);
-        let all = [Some(other), Some(changed), None, Some(sketch), None];
+        let all = [Some(&other), Some(&changed), None, Some(&sketch), None];
         assert_eq!(groups(&all), [0, 1, 2, 1, 4]);
     }
 
@@ -226,7 +224,7 @@ mod tests {
                 sketches.push(Sketch::of(&transpose(&score, 3 - (seed % 7) as i32).unwrap()));
             }
         }
-        let groups = groups(&sketches);
+        let groups = groups(&sketches.iter().map(Option::as_ref).collect::<Vec<_>>());
         assert_eq!((0..groups.len()).filter(|i| groups[*i] == *i).count(), 300);
     }
 }

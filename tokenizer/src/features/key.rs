@@ -26,6 +26,9 @@ use crate::{LOOKBACKS, Melody};
 const PITCHES: u32 = 36;
 const STEPS_PER_BAR: usize = 16;
 const COUNTER_BITS: u32 = 7;
+/// Where the direction of the melody and the counter stand.
+const DIRECTION: u32 = 39;
+const COUNTER: u32 = 42;
 /// Whether a pitch class, counted from the tonic, is in a major scale.
 const MAJOR: [bool; 12] =
     [true, false, true, false, true, true, false, true, false, true, false, true];
@@ -144,16 +147,20 @@ impl EventInput for KeyInput {
         row.flag(PITCHES, self.sounding.is_some());
         row.flag(38, self.attack);
         if let Some(ascending) = self.ascending {
-            row.values.push((39, if ascending { 1.0 } else { -1.0 }));
+            row.values.push((DIRECTION, if ascending { 1.0 } else { -1.0 }));
         }
         row.flag(40, repeats[0]);
         row.flag(41, repeats[1]);
-        row.counter(42, COUNTER_BITS, self.history.count());
+        row.counter(COUNTER, COUNTER_BITS, self.history.count());
         row.flag(49, self.history.count().is_multiple_of(STEPS_PER_BAR));
         put_keys(&self.keys, 50, row);
         let mut recent = [0; 12];
         self.recent[..self.recents].iter().for_each(|&pitch| add_to_keys(pitch, &mut recent));
         put_keys(&recent, 62, row);
+    }
+
+    fn signed(&self) -> Vec<u32> {
+        [DIRECTION].into_iter().chain(COUNTER..COUNTER + COUNTER_BITS).collect()
     }
 
     fn copy(&self) -> Box<dyn EventInput> {

@@ -85,6 +85,11 @@ impl EventInput for LookbackInput {
         lay(&parts)
     }
 
+    fn signed(&self) -> Vec<u32> {
+        let counter = self.classes * (1 + self.distances.len() as u32);
+        (counter..counter + self.counter_bits).collect()
+    }
+
     fn width(&self) -> u32 {
         let lookbacks = self.distances.len() as u32;
         self.classes * (1 + lookbacks) + self.counter_bits + lookbacks

@@ -45,6 +45,11 @@ pub trait EventInput: Send {
     /// The fields of a row.
     fn fields(&self) -> Vec<Field>;
 
+    /// The positions whose values are 1 and -1, ascending; the others are 0 or 1.
+    fn signed(&self) -> Vec<u32> {
+        Vec::new()
+    }
+
     /// Goes back to before the first event.
     fn reset(&mut self);
 

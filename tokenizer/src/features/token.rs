@@ -63,6 +63,10 @@ impl EventInput for LabelInput {
         self.input.fields()
     }
 
+    fn signed(&self) -> Vec<u32> {
+        self.input.signed()
+    }
+
     fn reset(&mut self) {
         self.history = History::default();
         self.input.reset();

@@ -89,9 +89,7 @@ impl Anything {
     pub fn of(vocab: usize) -> Anything {
         Anything { vocab, rest: None }
     }
-}
 
-impl Anything {
     /// Makes the grammar of a vocabulary without rules, of which one token is a silent step.
     pub(crate) fn with_rest(vocab: usize, rest: u32) -> Anything {
         Anything { vocab, rest: Some(rest) }
