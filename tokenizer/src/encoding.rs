@@ -3,7 +3,7 @@
 use crate::grammar::{Anything, Grammar};
 use crate::{
     Drums, Error, Events, Melody, MelodyLabels, NotePerformance, Performance, PianoRollTokens,
-    Polyphony, Result, Score,
+    Polyphony, Result, Satb, Score,
 };
 
 /// Tokens of a score, and what the encoding could not hold.
@@ -91,7 +91,7 @@ pub trait Encoding: Send + Sync {
 }
 
 /// The names of the schemes and what they are, for people.
-const SCHEMES: [(&str, &str); 16] = [
+const SCHEMES: [(&str, &str); 17] = [
     ("melody", "one voice in sixteenth notes, pitches 48 to 83: 38 tokens (Magenta basic_rnn)"),
     ("melody-c", "the same, moved to C major or A minor"),
     ("melody-mono", "one voice in sixteenth notes, all pitches: 130 tokens (Magenta mono_rnn)"),
@@ -113,6 +113,7 @@ const SCHEMES: [(&str, &str); 16] = [
         "pianoroll-quarter",
         "the keys of each quarter note: 88 and a step (JSB chorales, Nottingham)",
     ),
+    ("satb", "four voices in sixteenth notes, a token each: 4 x 89 (chorales, Music Transformer)"),
     ("performance", "piano in steps of 10 ms, one loudness: 356 tokens (Performance RNN)"),
     ("performance-dynamics", "piano in steps of 10 ms, 32 velocities: 388 tokens"),
     ("performance-note", "piano, each note told by six heads: 315 tokens (Magenta note encoding)"),
@@ -139,6 +140,7 @@ pub fn encoding(name: &str) -> Option<Box<dyn Encoding>> {
         "polyphony" => Box::new(Polyphony),
         "pianoroll" => Box::new(PianoRollTokens::sixteenths()),
         "pianoroll-quarter" => Box::new(PianoRollTokens::quarters()),
+        "satb" => Box::new(Satb),
         "performance" => Box::new(Performance::plain()),
         "performance-dynamics" => Box::new(Performance::with_dynamics()),
         "performance-note" => Box::new(NotePerformance),

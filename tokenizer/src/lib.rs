@@ -25,6 +25,7 @@ mod pianoroll;
 mod pianoroll_tokens;
 mod polyphony;
 mod quantise;
+mod satb;
 mod score;
 pub mod statistics;
 pub mod step_input;
@@ -52,6 +53,7 @@ pub use polyphony::Polyphony;
 pub use quantise::{
     MAX_SECONDS, Quantised, STEPS_PER_SECOND, TIME_GRID_TICKS, quantise_beats, quantise_time,
 };
+pub use satb::Satb;
 pub use score::{Key, Marker, Meter, Note, Pedal, Score, Tempo, Track};
 pub use sustain::apply_sustain;
 

@@ -13,6 +13,14 @@ pub const RNN: Entry = Entry {
     about: "Elman network: one tanh layer of memory; forgets within a bar or two",
     presets: &[
         Preset {
+            name: "melody-form",
+            about: "the bundled model: as lstm/melody-form, with the cells of this network",
+            settings: r#"{"model": {"encoding": "melody-c", "conditions": "form", "hidden": 192,
+                "layers": 2, "dropout": 0.3},
+                "train": {"steps": 2400, "batch": 32, "window": 384, "lr": 0.001, "clip": 1,
+                "warmup": 50, "valid_every": 100, "save_every": 100}}"#,
+        },
+        Preset {
             name: "basic",
             about: "2 x 128 units over the 38-class melody encoding",
             settings: r#"{"model": {"encoding": "melody-c", "hidden": 128, "layers": 2, "dropout": 0.2},
@@ -49,6 +57,14 @@ pub const GRU: Entry = Entry {
     id: "gru",
     about: "gated recurrent unit: two gates decide what stays",
     presets: &[
+        Preset {
+            name: "melody-form",
+            about: "the bundled model: as lstm/melody-form, with the cells of this network",
+            settings: r#"{"model": {"encoding": "melody-c", "conditions": "form", "hidden": 192,
+                "layers": 2, "dropout": 0.3},
+                "train": {"steps": 2400, "batch": 32, "window": 384, "lr": 0.004, "clip": 5,
+                "warmup": 50, "valid_every": 100, "save_every": 100}}"#,
+        },
         Preset {
             name: "basic",
             about: "2 x 128 units over the 38-class melody encoding",

@@ -23,10 +23,20 @@ pub const TRANSFORMER: Entry = Entry {
                 "warmup": 100}}"#,
         },
         Preset {
+            name: "chorales",
+            about: "the bundled model: the Music Transformer for chorales in small, 4 x 128 with \
+                    relative attention over soprano, alto, tenor and bass of each sixteenth",
+            settings: r#"{"model": {"encoding": "satb", "hidden": 128, "layers": 4, "heads": 4,
+                "ff": 512, "context": 512, "dropout": 0.15},
+                "train": {"steps": 3000, "batch": 8, "window": 512, "lr": 0.002, "clip": 1,
+                "warmup": 100, "schedule": "cosine", "transpose": 5, "valid_every": 100,
+                "save_every": 100}, "data": {"source": "chorales"}}"#,
+        },
+        Preset {
             name: "music-transformer-jsb",
             about: "the Music Transformer's sizes for chorales (Huang et al. 2018): 5 x 256, 8 heads, \
                     ff 1024, relative attention",
-            settings: r#"{"model": {"encoding": "polyphony", "hidden": 256, "layers": 5, "heads": 8,
+            settings: r#"{"model": {"encoding": "satb", "hidden": 256, "layers": 5, "heads": 8,
                 "ff": 1024, "context": 1024, "dropout": 0.1},
                 "train": {"steps": 2000, "batch": 8, "window": 512, "lr": 0.0005, "clip": 1,
                 "warmup": 200, "transpose": 3}, "data": {"source": "chorales"}}"#,

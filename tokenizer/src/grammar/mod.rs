@@ -10,6 +10,7 @@
 //! | drums | always | rests at the end |
 //! | polyphony | after `END` | silent steps before `END` |
 //! | piano rolls | after `STEP_END` | silent steps at the end |
+//! | satb | after the bass | silent steps at the end |
 //! | performance | when all notes have ended | nothing |
 //! | performance-note | after six tokens | nothing |
 //! | events | after something complete, see [`crate::Events`] | nothing |
@@ -23,6 +24,7 @@ mod note;
 mod performance;
 mod pianoroll;
 mod polyphony;
+mod satb;
 
 pub use events::EventsGrammar;
 pub use melody::{LabelsGrammar, MelodyGrammar};
@@ -30,6 +32,7 @@ pub use note::NoteGrammar;
 pub use performance::PerformanceGrammar;
 pub use pianoroll::PianoRollGrammar;
 pub use polyphony::PolyphonyGrammar;
+pub use satb::SatbGrammar;
 
 /// Walks along a sequence of tokens and tells what may come next. No call allocates, but for what
 /// [`Grammar::copy`] makes and for pitches that are struck many times over.
