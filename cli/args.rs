@@ -43,6 +43,8 @@ pub enum Command {
     Generate(Box<command::generate::Args>),
     /// Let a trained model go on with a MIDI file
     Continue(Box<command::generate::ContinueArgs>),
+    /// Set a melody for soprano, alto, tenor and bass
+    Harmonize(Box<command::harmonize::Args>),
     /// Train a model on a folder of MIDI files or a built-in corpus
     Train(Box<command::train::Args>),
     /// Score unseen music with a model; compare what it writes with what it learned from
@@ -75,6 +77,7 @@ fn dispatch(command: &Command, console: &Console) -> Result<()> {
     match command {
         Command::Generate(args) => command::generate::run(args, console),
         Command::Continue(args) => command::generate::run_continue(args, console),
+        Command::Harmonize(args) => command::harmonize::run(args, console),
         Command::Train(args) => command::train::run(args, console),
         Command::Evaluate(args) => command::evaluate::run(args, console),
         Command::Inspect(args) => command::inspect::run(args, console),

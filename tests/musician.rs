@@ -99,7 +99,10 @@ fn pitches_are_a_primer() {
         folder.refused(&format!("generate --pitches {given} --out no.mid"), part);
     }
     folder.refused("generate --inject-primer", "a --primer or --pitches is wanted");
-    folder.refused("generate --inject-primer --pitches 60 --out no.mid", "encoding polyphony");
+    folder.refused(
+        "generate --inject-primer --pitches 60 --out no.mid",
+        "encodings polyphony and satb",
+    );
     std::fs::write(folder.0.join("empty.mid"), Score::new(480).to_midi()).unwrap();
     folder.refused("generate --primer empty.mid --out no.mid", "the primer holds no notes");
     folder.refused("continue empty.mid --out no.mid", "empty.mid: data: the primer holds no notes");
@@ -271,4 +274,38 @@ fn fine_tuning_reports_both_data_and_adapters_travel() {
     assert!(told["fine_tuning"]["new"]["before"]["nll_per_token"].is_f64(), "{told}");
     let read = |run: &str| std::fs::read(folder.0.join(run).join("model.safetensors")).unwrap();
     assert!(read("parts") == read("one"));
+}
+
+#[test]
+fn a_melody_is_harmonized_and_stays_as_it_is() {
+    let folder = Folder::new("harmonize");
+    folder.json(
+        "train transformer/chorales --out run --steps 1 --set hidden=16 --set layers=1 --set \
+         heads=2 --set ff=16 --set context=32 --set window=64 --set batch=1",
+    );
+    // In the tenor's range, with a repeated note, on ticks that are no sixteenths, beside drums.
+    let mut tune = transpose(&tune(), -12).unwrap();
+    tune.tracks[0].notes[3].pitch = tune.tracks[0].notes[2].pitch;
+    tune.tracks[0].notes[5].tick += 7;
+    let bass = Note { tick: 0, duration: 3840, pitch: 38, velocity: 60 };
+    tune.tracks.insert(0, Track { notes: vec![bass], ..Track::default() });
+    std::fs::write(folder.0.join("tune.mid"), tune.to_midi()).unwrap();
+    folder.json(
+        "harmonize tune.mid --with run --seed 2 --out four.mid --chords D|D --no-audio --no-image",
+    );
+    let four = folder.score("four.mid");
+    assert_eq!((four.tracks.len(), &four.tracks[0].name[..]), (4, "Soprano"));
+    assert_eq!(four.tracks[0].notes, tune.tracks[1].notes);
+    assert_eq!((four.ticks_per_quarter, &four.tempos), (480, &tune.tempos));
+    assert_eq!(four.end_tick(), 3840);
+    for note in four.tracks[1..].iter().flat_map(|track| &track.notes) {
+        assert!([2, 6, 9].contains(&(note.pitch % 12)), "{note:?}");
+    }
+    folder.refused("harmonize tune.mid --with lstm --out no.mid", "encodings polyphony and satb");
+    folder.refused("harmonize tune.mid --with run --chords C|Hx --out no.mid", "Hx");
+    let mut drums = tune.clone();
+    drums.tracks.iter_mut().for_each(|track| track.is_drum = true);
+    std::fs::write(folder.0.join("drums.mid"), drums.to_midi()).unwrap();
+    folder.refused("harmonize drums.mid --with run --out no.mid", "drums.mid: no notes but drums");
+    assert!(!folder.0.join("no.mid").exists());
 }

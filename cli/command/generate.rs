@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use etude_models::Precision;
-use etude_models::generate::{Length, Request, Writer};
+use etude_models::generate::{Around, Length, Request, Writer};
 use etude_models::sampling::Sampling;
 use etude_tokenizer::{Encoding, Meter, Note, Score, Track, find_key};
 use serde_json::{Value, json};
 
 use crate::args::{Machine, Seed, precision};
+use crate::command::harmonize::Melody;
 use crate::command::render::SoundArgs;
 use crate::console::{Console, print, show_path};
 use crate::error::{Error, Result};
@@ -63,7 +64,7 @@ pub struct ContinueArgs {
 
 /// How a piece is written, and where to.
 #[derive(Debug, clap::Args)]
-struct Controls {
+pub(super) struct Controls {
     /// Weights to use in place of NAME: a .safetensors file
     #[arg(long, value_name = "F")]
     weights: Option<PathBuf>,
@@ -148,7 +149,7 @@ struct Controls {
     seed: Seed,
 
     #[command(flatten)]
-    machine: Machine,
+    pub machine: Machine,
 }
 
 /// Events of a melody: a pitch, -1 for the end of the note, -2 for no change.
@@ -228,12 +229,12 @@ pub fn run(args: &Args, console: &Console) -> Result<()> {
     if args.inject_primer && primer.is_none() {
         return Err(Error::input("--inject-primer: a --primer or --pitches is wanted"));
     }
-    let (primer, voice) = if args.inject_primer { (None, primer) } else { (primer, None) };
-    let file = args.primer.as_deref();
-    args.controls
-        .machine
-        .pool()?
-        .run(|| write(&args.controls, &args.name, Source { primer, voice, file }, console))
+    let mut source = Source { file: args.primer.as_deref(), ..Source::default() };
+    match args.inject_primer {
+        true => source.around = primer.map(|voice| Around { voice, chords: Vec::new() }),
+        false => source.primer = primer,
+    }
+    args.controls.machine.pool()?.run(|| write(&args.controls, &args.name, source, console))
 }
 
 /// Goes on with a piece.
@@ -242,19 +243,28 @@ pub fn run(args: &Args, console: &Console) -> Result<()> {
 /// As [`run`].
 pub fn run_continue(args: &ContinueArgs, console: &Console) -> Result<()> {
     let primer = Some(read_midi(&args.file, console)?.score);
-    let source = Source { primer, voice: None, file: Some(&args.file) };
+    let source = Source { primer, ..Source::of_file(&args.file) };
     args.controls.machine.pool()?.run(|| write(&args.controls, &args.name, source, console))
 }
 
 /// What a piece begins with or is written around.
-struct Source<'a> {
-    primer: Option<Score>,
-    voice: Option<Score>,
+#[derive(Default)]
+pub(super) struct Source<'a> {
+    pub primer: Option<Score>,
+    pub around: Option<Around>,
+    /// The melody that `around` holds: it tells how long the piece is.
+    pub melody: Option<Melody>,
     /// The file that either was read from.
-    file: Option<&'a Path>,
+    pub file: Option<&'a Path>,
 }
 
-fn write(args: &Controls, name: &Path, source: Source, console: &Console) -> Result<()> {
+impl Source<'_> {
+    pub fn of_file(file: &Path) -> Source<'_> {
+        Source { file: Some(file), ..Source::default() }
+    }
+}
+
+pub(super) fn write(args: &Controls, name: &Path, source: Source, console: &Console) -> Result<()> {
     // Programs read the stream, so stdout is theirs.
     let console = &Console { json: console.json || args.stream, ..*console };
     // A search shows its tokens at its end: until then an interrupt ends it at once.
@@ -263,7 +273,7 @@ fn write(args: &Controls, name: &Path, source: Source, console: &Console) -> Res
     }
     let name = args.weights.as_deref().unwrap_or(name);
     let seed = args.seed.get();
-    let Source { primer, voice, file } = source;
+    let Source { primer, around, melody, file } = source;
     let mut request = Request {
         length: match args.seconds {
             Some(seconds) => Length::Seconds(seconds),
@@ -284,13 +294,16 @@ fn write(args: &Controls, name: &Path, source: Source, console: &Console) -> Res
         },
         seed,
     };
-    let heard = request.primer.as_ref().or(voice.as_ref());
+    let heard = request.primer.as_ref().or(around.as_ref().map(|around| &around.voice));
     let meter = heard.map_or(args.meter, etude_models::data::meter_of);
     let primed_tempo = heard.and_then(|p| p.tempos.first());
     let given = primed_tempo.map(|t| 60e6 / f64::from(t.micros_per_quarter));
     request.tempo_bpm = args.tempo.unwrap_or_else(|| {
         given.filter(|bpm| (10.0..=1000.0).contains(bpm)).unwrap_or(usual_tempo(meter))
     });
+    if let (Some(melody), None, None) = (&melody, args.bars, args.seconds) {
+        request.length = Length::Seconds(melody.steps as f64 * 15.0 / request.tempo_bpm);
+    }
     // Refuse a bad control before any file is touched.
     request.sampling.check().map_err(|e| Error::input(e.to_string()))?;
     let trained = model::load_with(name, args.adapter.as_deref())?;
@@ -308,7 +321,7 @@ fn write(args: &Controls, name: &Path, source: Source, console: &Console) -> Res
         let start = Instant::now();
         let mut stream = Stream::new(args, request.length, &*encoding);
         let piece = writer
-            .write_watched(&request, voice.as_ref(), &mut |token, at| stream.hear(token, at))
+            .write_watched(&request, around.as_ref(), &mut |token, at| stream.hear(token, at))
             .map_err(|e| match (e, file) {
                 (e @ etude_models::Error::Data { .. }, Some(file)) => Error::file(file, e),
                 (e, _) => Error::input(e.to_string()),
@@ -321,7 +334,11 @@ fn write(args: &Controls, name: &Path, source: Source, console: &Console) -> Res
         }
         writing += start.elapsed().as_secs_f64();
         tokens += piece.tokens.len();
-        let score = shifted(piece.score, args.transpose)?;
+        let score = match &melody {
+            Some(melody) => melody.restore(piece.score),
+            None => piece.score,
+        };
+        let score = shifted(score, args.transpose)?;
         let place = place(args, request.seed, console);
         let written = write_files(&score, &place, args)?;
         say(console, &written, &score, meter)?;

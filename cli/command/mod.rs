@@ -7,6 +7,7 @@ pub mod detokenize;
 pub mod evaluate;
 pub mod export;
 pub mod generate;
+pub mod harmonize;
 pub mod info;
 pub mod inspect;
 pub mod models;

@@ -17,6 +17,7 @@ use crate::sampling::{Heard, Sampler};
 use crate::{Generator, Result};
 use etude_engine::Rng;
 use etude_tokenizer::TokenTime;
+use etude_tokenizer::chord::Chord;
 use etude_tokenizer::grammar::Grammar;
 use etude_tokenizer::step_input::{StepInput, StepReader};
 
@@ -81,10 +82,14 @@ pub(crate) struct Desk<'a> {
     pub times: &'a [TokenTime],
     /// Which tokens begin a note.
     pub onsets: &'a [bool],
+    /// The pitch that each token begins or holds.
+    pub pitches: &'a [Option<u8>],
     /// The length at which a piece is done.
     pub wanted: f64,
     /// Notes that must be told at each step, in the order of the encoding; none for a free piece.
     pub voice: Vec<Vec<u32>>,
+    /// The chord at each step, whose notes alone may be drawn; none for a free piece.
+    pub chords: &'a [Option<Chord>],
     pub rows: Vec<u32>,
     pub allowed: Vec<bool>,
 }
@@ -181,12 +186,16 @@ impl Desk<'_> {
                 draft.is_done = true;
                 return Ok(());
             }
+            self.keep_to_chord(draft.told.0);
             self.reader.fill(&draft.tokens, draft.tokens.len(), &mut self.rows);
             let logits = self.generator.step(&self.rows)?;
             let allowed = |token: u32| self.allowed[token as usize];
             let drawn = self.sampler.draw(logits, self.rng.unit(), allowed);
             let token = due(&self.voice, self.times, draft, drawn);
             if searching {
+                // What is given need not be of the chord.
+                self.allowed[token as usize] = true;
+                let allowed = |token: u32| self.allowed[token as usize];
                 draft.log_likelihood += self.sampler.log_probability(logits, token, allowed);
             }
             draft.push(token);
@@ -199,6 +208,18 @@ impl Desk<'_> {
         }
         draft.is_done = draft.now >= self.wanted;
         Ok(())
+    }
+
+    /// Leaves out the notes that are not of the chord at a step, unless nothing would be left.
+    fn keep_to_chord(&mut self, step: usize) {
+        let Some(chord) = self.chords.get(step).copied().flatten() else { return };
+        let notes = chord.pitches() | 1 << chord.bass();
+        let fits = |pitch: &Option<u8>| pitch.is_none_or(|p| notes >> (p % 12) & 1 == 1);
+        let mut fitting = self.allowed.iter().zip(self.pitches);
+        if fitting.any(|(allowed, pitch)| *allowed && fits(pitch)) {
+            let all = self.allowed.iter_mut().zip(self.pitches);
+            all.for_each(|(allowed, pitch)| *allowed = *allowed && fits(pitch));
+        }
     }
 
     fn replay(&mut self, tokens: &[u32]) -> Result<()> {
@@ -224,8 +245,9 @@ impl Desk<'_> {
 /// is due at this step.
 fn due(voice: &[Vec<u32>], times: &[TokenTime], draft: &mut Draft, drawn: u32) -> u32 {
     let (step, told) = draft.told;
-    let ends_step = times[drawn as usize] != TokenTime::None;
+    let ends_step = |token: u32| times[token as usize] != TokenTime::None;
     let waiting = voice.get(step).map_or(&[][..], |notes| &notes[told.min(notes.len())..]);
+    let mut token = drawn;
     for (skipped, &note) in waiting.iter().enumerate() {
         // What cannot be told here, because the piece has told it already, is passed over.
         if !draft.grammar.allows(note) {
@@ -233,14 +255,14 @@ fn due(voice: &[Vec<u32>], times: &[TokenTime], draft: &mut Draft, drawn: u32) -
         }
         let mut after = draft.grammar.copy();
         after.push(drawn);
-        if drawn == note || ends_step || !after.allows(note) {
+        if drawn == note || ends_step(drawn) || !after.allows(note) {
             draft.told.1 = told + skipped + 1;
-            return note;
+            token = note;
         }
-        return drawn;
+        break;
     }
-    if ends_step {
+    if ends_step(token) {
         draft.told = (step + 1, 0);
     }
-    drawn
+    token
 }

@@ -17,8 +17,9 @@ use crate::registry::ModelConfig;
 use crate::sampling::{Sampler, Sampling};
 use crate::{Error, Generator, Model, Precision, Result};
 use etude_engine::Rng;
+use etude_tokenizer::chord::Chord;
 use etude_tokenizer::step_input::steps_per_bar;
-use etude_tokenizer::{Encoding, Meter, PianoRollTokens, Polyphony, Score, Tempo, TokenTime};
+use etude_tokenizer::{Encoding, Meter, PianoRollTokens, Polyphony, Satb, Score, Tempo, TokenTime};
 
 /// How long a piece shall be, after its primer.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -46,6 +47,16 @@ pub struct Request {
     pub seed: u64,
 }
 
+/// What a piece is written around.
+#[derive(Debug, Clone)]
+pub struct Around {
+    /// Voices that sound from the beginning of the piece.
+    pub voice: Score,
+    /// The chord at each sixteenth step: the other voices sing its notes. Where there is none they are
+    /// free.
+    pub chords: Vec<Option<Chord>>,
+}
+
 /// A piece that a model wrote.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Composition {
@@ -71,6 +82,7 @@ pub struct Writer {
     generator: Box<dyn Generator>,
     times: Vec<TokenTime>,
     onsets: Vec<bool>,
+    pitches: Vec<Option<u8>>,
 }
 
 impl Writer {
@@ -96,13 +108,15 @@ impl Writer {
         let encoding = config.encoding()?;
         let tokens = 0..encoding.vocab_size() as u32;
         let times = tokens.clone().map(|t| encoding.token_time(t)).collect();
-        let onsets = tokens.map(|t| encoding.is_onset(t)).collect();
+        let onsets = tokens.clone().map(|t| encoding.is_onset(t)).collect();
+        let pitches = tokens.map(|t| encoding.pitch(t)).collect();
         Ok(Writer {
             config: config.clone(),
             generator: model.generator(precision)?,
             encoding,
             times,
             onsets,
+            pitches,
         })
     }
 
@@ -122,7 +136,7 @@ impl Writer {
     /// Writes a piece and shows each token as it is drawn, with the time at its end in bars or
     /// seconds, as the length of the request counts. Where `hear` says `false` the piece ends.
     ///
-    /// A `voice` is written into the piece from its beginning: the model adds the others around it,
+    /// The voice of `around` is written into the piece from its beginning: the model adds the others,
     /// and knows of its notes no more than what it has played (Magenta's `inject_primer`). In a
     /// search for a likely piece only the tokens of the result are shown, at its end.
     ///
@@ -132,7 +146,7 @@ impl Writer {
     pub fn write_watched(
         &mut self,
         request: &Request,
-        voice: Option<&Score>,
+        around: Option<&Around>,
         hear: &mut dyn FnMut(u32, f64) -> bool,
     ) -> Result<Composition> {
         request.sampling.check()?;
@@ -142,7 +156,8 @@ impl Writer {
         let mut draft = Draft::new(self.encoding.grammar());
         let lost = self.begin(request, &clock, &mut draft)?;
         let primed = draft.tokens.len();
-        let voice = voice.map(|voice| self.steps_of(voice)).transpose()?.unwrap_or_default();
+        let voice = around.map(|a| self.steps_of(&a.voice)).transpose()?.unwrap_or_default();
+        let chords = around.map_or(&[][..], |around| &around.chords);
         let total_steps = primed + clock.steps(request.length);
         let input = self.config.conditions.input(self.encoding.vocab_size(), meter, total_steps);
         if input.is_keys() {
@@ -160,8 +175,10 @@ impl Writer {
             clock: &clock,
             times: &self.times,
             onsets: &self.onsets,
+            pitches: &self.pitches,
             wanted: 0.0,
             voice,
+            chords,
             allowed: vec![false; self.times.len()],
         };
         desk.prime(&mut draft)?;
@@ -259,23 +276,35 @@ impl Writer {
         Ok(encoded.lost)
     }
 
-    /// The notes of a voice at each step.
+    /// What a voice tells at each step: notes, and in four-part writing its silence too.
     fn steps_of(&self, voice: &Score) -> Result<Vec<Vec<u32>>> {
-        // Only here notes of several voices stand in one order in which one can be held.
-        if self.encoding.name() != "polyphony" {
-            let why = format!(
-                "a voice is written into a piece of the encoding polyphony; this model speaks {}",
-                self.encoding.name()
-            );
-            return Err(Error::Config { key: "inject-primer".into(), why });
-        }
         let tokens = self.encoding.encode(voice)?.tokens;
-        let is_note = |token: &u32| *token >= Polyphony::NEW_NOTE;
+        let is_note = |token: &u32| self.pitches[*token as usize].is_some();
+        let steps: Vec<Vec<u32>> = match self.encoding.name() {
+            "polyphony" => {
+                let steps = tokens.split(|token| *token == Polyphony::STEP_END);
+                steps.map(|step| step.iter().copied().filter(is_note).collect()).collect()
+            }
+            "satb" => {
+                let sings = |voice| tokens.iter().any(|t| Satb::voice(*t) == voice && is_note(t));
+                let given = [0, 1, 2, 3].map(sings);
+                let steps = tokens.chunks(Satb::VOICES.len());
+                let told = |token: &u32| given[Satb::voice(*token)];
+                steps.map(|step| step.iter().copied().filter(told).collect()).collect()
+            }
+            other => {
+                // Only in these, notes of several voices stand in one order in which one can be held.
+                let why = format!(
+                    "a voice is written into a piece of the encodings polyphony and satb; this \
+                     model speaks {other}"
+                );
+                return Err(Error::Config { key: "encoding".into(), why });
+            }
+        };
         if !tokens.iter().any(is_note) {
             return Err(Error::Data { why: "the voice to write around holds no notes".into() });
         }
-        let steps = tokens.split(|token| *token == Polyphony::STEP_END);
-        Ok(steps.map(|step| step.iter().copied().filter(|t| is_note(t)).collect()).collect())
+        Ok(steps)
     }
 
     /// The music of the tokens, with the metre, the tempo and the key that they do not hold.

@@ -1,11 +1,12 @@
 //! Writing: what the grammar forbids never comes, searches find likelier pieces, primers and voices are
 //! kept, whatever the encoding.
 
-use etude_models::generate::{Length, Request, Writer};
+use etude_models::generate::{Around, Length, Request, Writer};
 use etude_models::registry::{ModelConfig, preset_config};
 use etude_models::sampling::Sampling;
 use etude_models::{Generator, Model, Part, Precision, Result, Scored, config, registry};
-use etude_tokenizer::{Meter, Note, Polyphony, Score, Track, schemes};
+use etude_tokenizer::chord::Chord;
+use etude_tokenizer::{Meter, Note, Polyphony, Satb, Score, Track, schemes};
 use proptest::prelude::*;
 
 const FOUR: Meter = Meter { tick: 0, numerator: 4, denominator: 4 };
@@ -233,12 +234,13 @@ fn a_voice_that_is_written_around_is_in_the_piece() {
     let config = speaking("polyphony");
     let voice = tune(&[(0, 4, 60), (4, 2, 64), (6, 2, 64), (8, 8, 67), (20, 4, 72)]);
     let alone = config.encoding().unwrap().encode(&voice).unwrap().tokens;
+    let around = Around { voice: voice.clone(), chords: Vec::new() };
     for seed in 0..10 {
         for beam in [1, 2] {
             let sampling = Sampling { beam, ..Sampling::default() };
             let request = Request { sampling, ..request(seed) };
             let mut writer = writer(&config, seed);
-            let piece = writer.write_watched(&request, Some(&voice), &mut |_, _| true).unwrap();
+            let piece = writer.write_watched(&request, Some(&around), &mut |_, _| true).unwrap();
             let steps = |tokens: &[u32]| -> Vec<Vec<u32>> {
                 tokens.split(|t| *t == Polyphony::STEP_END).map(<[u32]>::to_vec).collect()
             };
@@ -254,9 +256,55 @@ fn a_voice_that_is_written_around_is_in_the_piece() {
         }
     }
     let error = writer(&speaking("melody"), 1)
-        .write_watched(&request(1), Some(&voice), &mut |_, _| true)
+        .write_watched(&request(1), Some(&around), &mut |_, _| true)
         .unwrap_err();
-    assert!(error.to_string().contains("encoding polyphony"), "{error}");
+    assert!(error.to_string().contains("encodings polyphony and satb"), "{error}");
+}
+
+#[test]
+fn four_parts_hold_the_voices_that_are_given_and_keep_to_the_chords() {
+    let config = speaking("satb");
+    let mut voice = tune(&[(0, 4, 72), (4, 8, 74), (14, 2, 71), (16, 16, 72)]);
+    voice.tracks[0].name = "Soprano".into();
+    let chord = |symbol: &str| Chord::parse(symbol).unwrap();
+    let chords = [[chord("C"); 16], [chord("G7/F"); 16], [None; 16]].concat();
+    let around = Around { voice: voice.clone(), chords };
+    let told = config.encoding().unwrap().encode(&voice).unwrap().tokens;
+    for seed in 0..10 {
+        for beam in [1, 2] {
+            let sampling = Sampling { beam, ..Sampling::default() };
+            let request = Request { sampling, ..request(seed) };
+            let mut writer = writer(&config, seed);
+            let piece = writer.write_watched(&request, Some(&around), &mut |_, _| true).unwrap();
+            assert_eq!(piece.tokens.len(), 4 * 64);
+            // Notes and rests of the soprano are those of the voice; the others sing the chord.
+            let mut beyond = false;
+            for (step, all) in piece.tokens.chunks(4).enumerate() {
+                let given = told.get(4 * step);
+                assert!(given.is_none_or(|token| *token == all[0]), "{seed} {step}");
+                for pitch in all[1..].iter().filter_map(|token| Satb::pitch(*token)) {
+                    let fits = |classes: &[u8]| classes.contains(&(pitch % 12));
+                    match step / 16 {
+                        0 => assert!(fits(&[0, 4, 7]), "{step}: {pitch}"),
+                        1 => assert!(fits(&[7, 11, 2, 5]), "{step}: {pitch}"),
+                        _ => beyond |= !fits(&[0, 4, 7]),
+                    }
+                }
+            }
+            assert!(beyond);
+        }
+    }
+    // A soprano and a bass: the voices between them are written.
+    let mut both = voice.clone();
+    both.tracks.push(tune(&[(0, 32, 48)]).tracks.remove(0));
+    both.tracks[1].name = "Bass".into();
+    let told = config.encoding().unwrap().encode(&both).unwrap().tokens;
+    let around = Around { voice: both, chords: Vec::new() };
+    let piece =
+        writer(&config, 3).write_watched(&request(3), Some(&around), &mut |_, _| true).unwrap();
+    for (all, given) in piece.tokens.chunks(4).zip(told.chunks(4)) {
+        assert_eq!((all[0], all[3]), (given[0], given[3]));
+    }
 }
 
 #[test]

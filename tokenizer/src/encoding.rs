@@ -57,6 +57,12 @@ pub trait Encoding: Send + Sync {
         false
     }
 
+    /// The pitch that a token begins or holds, where it tells one by itself.
+    fn pitch(&self, token: u32) -> Option<u8> {
+        let _ = token;
+        None
+    }
+
     /// The most notes that a token can begin.
     fn notes_of_token(&self) -> usize {
         1

@@ -156,6 +156,15 @@ impl Encoding for Polyphony {
         (Polyphony::NEW_NOTE..Polyphony::CONTINUED_NOTE).contains(&token)
     }
 
+    fn pitch(&self, token: u32) -> Option<u8> {
+        match token {
+            Polyphony::NEW_NOTE..Polyphony::CONTINUED_NOTE => Some(token - Polyphony::NEW_NOTE),
+            Polyphony::CONTINUED_NOTE..Polyphony::SIZE => Some(token - Polyphony::CONTINUED_NOTE),
+            _ => None,
+        }
+        .map(|pitch| pitch as u8)
+    }
+
     fn grammar(&self) -> Box<dyn Grammar> {
         Box::new(PolyphonyGrammar::new())
     }

@@ -199,6 +199,10 @@ impl Encoding for Satb {
         }
     }
 
+    fn pitch(&self, token: u32) -> Option<u8> {
+        Satb::pitch(token)
+    }
+
     fn grammar(&self) -> Box<dyn Grammar> {
         Box::new(SatbGrammar::default())
     }
