@@ -238,56 +238,82 @@ pub(crate) fn nothing_usable(sources: &[PathBuf], skipped: &[Skipped]) -> Error 
     }
 }
 
+/// What the files of a source gave so far.
+#[derive(Default)]
+pub(crate) struct Taken {
+    /// What decides the part of each piece.
+    pub marks: Vec<Mark>,
+    /// Files that were not taken.
+    pub skipped: Vec<Skipped>,
+    /// Notes in all pieces.
+    pub notes: usize,
+    /// Files that were taken although something in them had to be mended.
+    pub mended: usize,
+    /// The file of each music.
+    seen: BTreeMap<u64, PathBuf>,
+}
+
+impl Taken {
+    /// Leaves a file out.
+    pub fn skip(&mut self, path: &Path, why: String) {
+        self.skipped.push(Skipped { path: path.to_owned(), why, duplicate: false });
+    }
+
+    /// Takes a file; `false` if its music was taken before.
+    pub fn take(&mut self, path: &Path, mark: Mark, notes: usize, is_mended: bool) -> bool {
+        match self.seen.entry(mark.hash) {
+            Entry::Occupied(first) => {
+                let why = format!("the same music as {}", show_path(first.get()));
+                self.skipped.push(Skipped { path: path.to_owned(), why, duplicate: true });
+                return false;
+            }
+            Entry::Vacant(free) => free.insert(path.to_owned()),
+        };
+        self.notes += notes;
+        self.mended += usize::from(is_mended);
+        self.marks.push(mark);
+        true
+    }
+}
+
 fn from_files(sources: &[PathBuf]) -> Result<Data> {
     let mut data = Data { source: shown(sources), ..Data::default() };
     let (found, skipped) = survey(sources)?;
-    data.skipped = skipped;
-    let mut marks = Vec::new();
-    let mut seen: BTreeMap<u64, PathBuf> = BTreeMap::new();
-    let mut notes = 0;
-    for file in found {
-        let mut skip = |why: String, duplicate: bool| {
-            data.skipped.push(Skipped { path: file.path.clone(), why, duplicate });
-        };
-        let reading = match read_file(&file.path) {
-            Ok(reading) => reading,
+    let mut taken = Taken { skipped, ..Taken::default() };
+    for Found { path, name, split } in found {
+        let reading = match read_file(&path) {
+            Ok(reading) if reading.score.note_count() > 0 => reading,
+            Ok(_) => {
+                taken.skip(&path, "no notes in it".to_owned());
+                continue;
+            }
             Err(etude_tokenizer::Error::File { why, .. }) => {
-                skip(why, false);
+                taken.skip(&path, why);
                 continue;
             }
             Err(error) => {
-                skip(error.to_string(), false);
+                taken.skip(&path, error.to_string());
                 continue;
             }
         };
-        if reading.score.note_count() == 0 {
-            skip("no notes in it".to_owned(), false);
+        let (score, is_mended) = (reading.score, !reading.warnings.is_empty());
+        let mark = Mark { hash: fingerprint(&score), sketch: Sketch::of(&score), split };
+        if !taken.take(&path, mark, score.note_count(), is_mended) {
             continue;
         }
-        let hash = fingerprint(&reading.score);
-        match seen.entry(hash) {
-            Entry::Occupied(first) => {
-                skip(format!("the same music as {}", show_path(first.get())), true);
-                continue;
-            }
-            Entry::Vacant(place) => place.insert(file.path.clone()),
-        };
-        notes += reading.score.note_count();
-        if notes > MAX_NOTES {
+        if taken.notes > MAX_NOTES {
             return Err(Error::input(format!(
                 "{}: more than {MAX_NOTES} notes; give a part of it",
                 data.source
             )));
         }
-        data.mended += usize::from(!reading.warnings.is_empty());
-        marks.push(Mark { hash, sketch: Sketch::of(&reading.score), split: file.split });
-        let split = file.split.unwrap_or(Split::Train);
-        data.pieces.push(Piece { name: file.name, split, score: reading.score });
+        data.pieces.push(Piece { name, split: split.unwrap_or(Split::Train), score });
     }
+    (data.skipped, data.mended) = (taken.skipped, taken.mended);
     if data.pieces.is_empty() {
         return Err(nothing_usable(sources, &data.skipped));
     }
-    let (splits, leaks) = divide(&marks);
+    let (splits, leaks) = divide(&taken.marks);
     data.pieces.iter_mut().zip(splits).for_each(|(piece, split)| piece.split = split);
     data.leaks = leaks;
     Ok(data)

@@ -6,7 +6,6 @@
 //! it costs time alone.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,9 +16,9 @@ use etude_tokenizer::twins::Sketch;
 use etude_tokenizer::{Encoding, MAX_FILE_BYTES, Meter, Score};
 use serde_json::{Value, json};
 
-use crate::console::{Console, show_path};
+use crate::console::Console;
 use crate::corpora::{self, Split};
-use crate::data::{self, Found, Mark, Skipped, Summary};
+use crate::data::{self, Found, Mark, Summary, Taken};
 use crate::error::{Error, Result};
 use crate::input::read_bytes;
 
@@ -110,16 +109,29 @@ impl About {
 /// What a file gives: music and where its tokens are, or why it is of no use.
 type Given = std::result::Result<(About, Place), String>;
 
-/// Opens the cache of an encoding, or something for this run alone where there can be none.
-fn store(encoding: &dyn Encoding, cached: bool, console: &Console) -> Result<Store> {
+/// Reads files into the cache of an encoding, or into something for this run alone where there can be
+/// none, or no room for more in it.
+fn gather(
+    found: &[Found],
+    encoding: &dyn Encoding,
+    cached: bool,
+    console: &Console,
+) -> Result<(Store, Gathered)> {
     let (name, vocab) = (encoding.name(), encoding.vocab_size());
+    let failed = |e: etude_models::Error| Error::failed(e.to_string());
     if let Some(folder) = cache_folder().filter(|_| cached) {
-        match Store::open(&folder, name, vocab) {
-            Ok(store) => return Ok(store),
+        let all = Store::open(&folder, name, vocab).map_err(failed).and_then(|mut store| {
+            let gathered = Gathered::read(found, encoding, &mut store)?;
+            Ok((store, gathered))
+        });
+        match all {
+            Ok(all) => return Ok(all),
             Err(e) => console.note(format!("no cache: {e}")),
         }
     }
-    Store::scratch(name, vocab).map_err(|e| Error::failed(e.to_string()))
+    let mut store = Store::scratch(name, vocab).map_err(failed)?;
+    let gathered = Gathered::read(found, encoding, &mut store)?;
+    Ok((store, gathered))
 }
 
 fn cache_folder() -> Option<PathBuf> {
@@ -130,7 +142,48 @@ fn cache_folder() -> Option<PathBuf> {
         .or_else(|| Some(given("HOME")?.join(".cache/etude")))
 }
 
-/// Reads files into the store of their encoding; returns also the number of training files.
+/// What files gave.
+#[derive(Default)]
+struct Gathered {
+    taken: Taken,
+    pieces: Vec<Stored>,
+    lost: BTreeMap<String, usize>,
+    /// Files that the store knew.
+    known: usize,
+}
+
+impl Gathered {
+    fn read(found: &[Found], encoding: &dyn Encoding, store: &mut Store) -> Result<Gathered> {
+        let mut all = Gathered::default();
+        for &Found { ref path, ref name, split } in found {
+            let (about, place) = match file(path, encoding, store, &mut all.known)? {
+                Ok(given) => given,
+                Err(why) => {
+                    all.taken.skip(path, why);
+                    continue;
+                }
+            };
+            let mark = Mark { hash: about.hash, sketch: about.sketch, split };
+            if !all.taken.take(path, mark, about.notes[0], about.is_mended) {
+                continue;
+            }
+            for (reason, count) in about.lost {
+                *all.lost.entry(reason).or_insert(0) += count;
+            }
+            all.pieces.push(Stored {
+                name: name.as_str().into(),
+                place,
+                meter: about.meter,
+                notes: about.notes[1],
+                frames: about.frames,
+                seconds: about.seconds,
+            });
+        }
+        Ok(all)
+    }
+}
+
+/// Makes a data set of files; returns also the number of training files.
 fn from_files(
     config: &RunConfig,
     encoding: &dyn Encoding,
@@ -139,43 +192,11 @@ fn from_files(
     console: &Console,
 ) -> Result<(Dataset, usize)> {
     let (found, mut skipped) = data::survey(sources)?;
-    let mut store = store(encoding, cached, console)?;
-    let mut seen: BTreeMap<u64, PathBuf> = BTreeMap::new();
-    let (mut marks, mut pieces, mut lost) = (Vec::new(), Vec::new(), BTreeMap::new());
-    let (mut notes, mut mended, mut known) = (0, 0, 0);
-    for Found { path, name, split } in found {
-        let given = file(&path, encoding, &mut store, &mut known)?;
-        let (about, place) = match given {
-            Ok(given) => given,
-            Err(why) => {
-                skipped.push(Skipped { path, why, duplicate: false });
-                continue;
-            }
-        };
-        match seen.entry(about.hash) {
-            Entry::Occupied(first) => {
-                let why = format!("the same music as {}", show_path(first.get()));
-                skipped.push(Skipped { path, why, duplicate: true });
-                continue;
-            }
-            Entry::Vacant(free) => free.insert(path),
-        };
-        notes += about.notes[0];
-        mended += usize::from(about.is_mended);
-        for (reason, count) in about.lost {
-            *lost.entry(reason).or_insert(0) += count;
-        }
-        marks.push(Mark { hash: about.hash, sketch: about.sketch, split });
-        pieces.push(Stored {
-            name: name.into(),
-            place,
-            meter: about.meter,
-            notes: about.notes[1],
-            frames: about.frames,
-            seconds: about.seconds,
-        });
-    }
+    let (store, gathered) = gather(&found, encoding, cached, console)?;
     store.settle();
+    let Gathered { taken, pieces, lost, known } = gathered;
+    let Taken { marks, notes, mended, .. } = taken;
+    skipped.extend(taken.skipped);
     if pieces.is_empty() {
         return Err(data::nothing_usable(sources, &skipped));
     }

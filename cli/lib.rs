@@ -17,6 +17,7 @@ pub mod dataset;
 pub mod error;
 pub mod input;
 pub mod interrupt;
+pub mod memory;
 pub mod model;
 pub mod output;
 pub mod pianoroll;

@@ -8,19 +8,14 @@ use std::process::{Command, Output, Stdio};
 use etude_tokenizer::{Note, Score, Track};
 use serde_json::Value;
 
+#[path = "support/folder.rs"]
+mod folder;
+
+use folder::Folder;
+
 const ETUDE: &str = env!("CARGO_BIN_EXE_etude");
 
-/// A folder of its own for each test, gone at the end.
-struct Folder(PathBuf);
-
 impl Folder {
-    fn new(name: &str) -> Folder {
-        let path = std::env::temp_dir().join(format!("etude-cli-{}-{name}", std::process::id()));
-        let _ = fs::remove_dir_all(&path);
-        fs::create_dir_all(&path).unwrap();
-        Folder(path)
-    }
-
     fn join(&self, name: impl AsRef<Path>) -> PathBuf {
         self.0.join(name)
     }
@@ -37,12 +32,6 @@ impl Folder {
             names.map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect();
         names.sort();
         names
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
     }
 }
 

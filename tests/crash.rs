@@ -6,24 +6,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+#[path = "support/folder.rs"]
+mod folder;
+
+use folder::Folder;
+
 const ETUDE: &str = env!("CARGO_BIN_EXE_etude");
 /// Steps of the run; with a save after each, most of its time is spent in saves.
 const STEPS: u32 = 150;
-
-struct Folder(PathBuf);
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-fn folder(name: &str) -> Folder {
-    let path = std::env::temp_dir().join(format!("etude-crash-{}-{name}", std::process::id()));
-    let _ = std::fs::remove_dir_all(&path);
-    std::fs::create_dir_all(&path).unwrap();
-    Folder(path)
-}
 
 /// Eight short tunes in a folder of their own: loading them takes no time.
 fn tunes(folder: &Path) -> PathBuf {
@@ -70,7 +60,7 @@ fn random(state: &mut u64) -> f64 {
 
 #[test]
 fn killed_at_fifty_moments_the_run_always_opens_and_ends_with_the_same_bytes() {
-    let folder = folder("kill");
+    let folder = Folder::new("kill");
     let data = tunes(&folder.0);
     let whole = folder.0.join("whole");
     let start = Instant::now();
@@ -144,7 +134,7 @@ fn compare(whole: &Path, run: &Path) {
 #[cfg(unix)]
 #[test]
 fn one_ctrl_c_saves_and_exits_with_130() {
-    let folder = folder("interrupt");
+    let folder = Folder::new("interrupt");
     let data = tunes(&folder.0);
     let run = folder.0.join("run");
     let mut child = train(&data, &run, 100_000_000, 1_000_000).spawn().unwrap();

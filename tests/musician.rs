@@ -1,22 +1,18 @@
 //! Commands for people who make music: primers, streams, continuations, fine-tuning, blends.
 #![forbid(unsafe_code)]
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 
 use etude_tokenizer::{Note, Score, Tempo, Track, read_file, transpose};
 use serde_json::Value;
 
-struct Folder(PathBuf);
+#[path = "support/folder.rs"]
+mod folder;
+
+use folder::Folder;
 
 impl Folder {
-    fn new(name: &str) -> Folder {
-        let path = std::env::temp_dir().join(format!("etude-tune-{}-{name}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&path);
-        std::fs::create_dir_all(&path).unwrap();
-        Folder(path)
-    }
-
     fn etude(&self, line: &str) -> Output {
         Command::new(env!("CARGO_BIN_EXE_etude"))
             .args(line.split_whitespace())
@@ -42,12 +38,6 @@ impl Folder {
 
     fn score(&self, name: &str) -> Score {
         read_file(&self.0.join(name)).unwrap().score
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 

@@ -1,29 +1,16 @@
 //! Number formats on the command line: stored with a run, refused where there is none, named by benches.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
+#[path = "support/folder.rs"]
+mod folder;
+
+use folder::Folder;
+
 const ETUDE: &str = env!("CARGO_BIN_EXE_etude");
-
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Folder {
-        let path =
-            std::env::temp_dir().join(format!("etude-numbers-{}-{name}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&path);
-        std::fs::create_dir_all(&path).unwrap();
-        Folder(path)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
 
 fn etude(arguments: &[&str]) -> Output {
     Command::new(ETUDE).args(arguments).stdin(Stdio::null()).output().unwrap()

@@ -1,28 +1,16 @@
 //! A folder of any size trains in the same memory, is read once, and leaks nothing between its parts.
 #![forbid(unsafe_code)]
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 
 use etude_tokenizer::{Note, Score, Track, transpose};
 use serde_json::Value;
 
-struct Folder(PathBuf);
+#[path = "support/folder.rs"]
+mod folder;
 
-impl Folder {
-    fn new(name: &str) -> Folder {
-        let path = std::env::temp_dir().join(format!("etude-pipe-{}-{name}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&path);
-        std::fs::create_dir_all(&path).unwrap();
-        Folder(path)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
+use folder::Folder;
 
 /// A tune drawn at random; `seed` decides.
 fn tune(seed: u64, notes: u64) -> Score {
@@ -47,6 +35,10 @@ fn write(folder: &Path, name: &str, score: &Score) {
 }
 
 fn train(root: &Path, data: &Path, run: &str, more: &[&str]) -> Output {
+    trains(root, data, run, more).output().unwrap()
+}
+
+fn trains(root: &Path, data: &Path, run: &str, more: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_etude"));
     command.args(["train", "gru/basic", "--threads", "1", "--quiet", "--json"]);
     if !more.contains(&"--steps") {
@@ -55,7 +47,7 @@ fn train(root: &Path, data: &Path, run: &str, more: &[&str]) -> Output {
     command.args(["--set", "hidden=8", "--set", "batch=4", "--set", "encoding=melody"]);
     command.arg("--data").arg(data).arg("--out").arg(root.join(run)).args(more);
     command.env("ETUDE_CACHE", root.join("cache"));
-    command.output().unwrap()
+    command
 }
 
 /// The last line of a training, and what it said about the data.
@@ -130,6 +122,35 @@ fn a_run_goes_on_bit_for_bit_with_another_cache_or_none() {
         let read = |run: &str| std::fs::read(folder.0.join(run).join(name)).unwrap();
         assert!(read("whole") == read("parts"), "{name}");
     }
+}
+
+/// The shell lets no file grow beyond the cache as it is, which is what a full disk does to it.
+#[cfg(unix)]
+#[test]
+fn a_cache_that_cannot_grow_is_done_without() {
+    let folder = Folder::new("full");
+    let (old, new) = (folder.0.join("old"), folder.0.join("new"));
+    (0..40).for_each(|seed| write(&old, &format!("{seed}.mid"), &tune(seed, 600)));
+    (40..50).for_each(|seed| write(&new, &format!("{seed}.mid"), &tune(seed, 60)));
+    told(&train(&folder.0, &old, "old-run", &[]));
+    told(&train(&folder.0, &new, "free-run", &["--no-cache"]));
+    let cache = folder.0.join("cache/melody.tokens");
+    let bytes = std::fs::read(&cache).unwrap();
+    let command = trains(&folder.0, &new, "full-run", &[]);
+    let mut shell = Command::new("sh");
+    // In units of 512 bytes.
+    let limit = format!("trap '' XFSZ; ulimit -f {}; exec \"$@\"", bytes.len() / 512);
+    shell.args(["-c", &limit, "sh"]).arg(command.get_program()).args(command.get_args());
+    shell.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let output = shell.output().unwrap();
+    let (_, line) = told(&output);
+    assert!(line.contains("10 pieces"), "{line}");
+    assert!(std::fs::read(&cache).unwrap() == bytes, "the cache has grown");
+    let weights = |run: &str| std::fs::read(folder.0.join(run).join("model.safetensors")).unwrap();
+    assert!(weights("full-run") == weights("free-run"));
+    // What was in it is still found.
+    let (_, line) = told(&train(&folder.0, &old, "again", &[]));
+    assert!(line.contains("40 read before"), "{line}");
 }
 
 #[test]

@@ -35,7 +35,7 @@ pub use sink::{Job, Numbers, Sink};
 
 use crate::console::{Console, clean, show_path};
 use crate::error::{Error, Result};
-use crate::output;
+use crate::{memory, output};
 
 /// Something that can be timed.
 pub struct Workload {
@@ -320,7 +320,7 @@ fn run_one(text: &str, args: &Args) -> Result<()> {
     (workload.check)(&case)?;
     let (threads, effort) = (threads(args)?, effort(args)?);
     child::end_with_parent();
-    let base_rss_mb = measure::memory_mb("VmRSS");
+    let base_rss_mb = memory::memory_mb("VmRSS");
     let pool = Pool::new(threads).map_err(Error::failed)?;
     let console = Console { json: true, quiet: true };
     let mut sink = Sink {

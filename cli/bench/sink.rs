@@ -8,9 +8,10 @@ use etude_kernels::{isa, peak};
 use serde_json::json;
 
 use super::case::Case;
-use super::measure::{self, Effort, Times, measure, quantile};
+use super::measure::{Effort, Times, measure, quantile};
 use crate::console::Console;
 use crate::error::Result;
+use crate::memory;
 
 /// What numbers the products of a job are made of: each format has a peak of its own.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -126,10 +127,10 @@ impl Sink<'_> {
         let before = peak(self);
         let times = self.pool.run(|| measure(&effort, f));
         // Before the bandwidth is measured: that takes memory too.
-        let peak_rss_mb = measure::memory_mb("VmHWM");
+        let peak_rss_mb = memory::memory_mb("VmHWM");
         let gflops = before.zip(peak(self)).map(|(before, after)| before.max(after));
         let bound = Bound { gflops, gbps: self.bandwidth(&job) };
-        measure::forget_peak();
+        memory::forget_peak();
         self.print(implementation, job, &times, peak_rss_mb, bound)
     }
 

@@ -11,6 +11,7 @@ use super::case::Case;
 use super::{Job, Options, Sink};
 use crate::console::{clean, print};
 use crate::error::{Error, Result};
+use crate::memory::memory_mb;
 
 enum Shape {
     /// The bare process: what PyTorch's `python` and `import` are the floor of.
@@ -101,6 +102,6 @@ pub fn first_event(case: &Case) -> Result<()> {
 
 /// Prints what was made, and the MiB used.
 fn say(event: &str) -> Result<()> {
-    let peak = super::measure::memory_mb("VmHWM").map_or_else(String::new, |mb| format!("{mb}\n"));
+    let peak = memory_mb("VmHWM").map_or_else(String::new, |mb| format!("{mb}\n"));
     print(format!("{event}{peak}").as_bytes())
 }

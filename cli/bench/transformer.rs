@@ -33,15 +33,6 @@ fn read(case: &Case, keys: &[&str], context: usize) -> Result<Shape> {
 }
 
 impl Shape {
-    /// Refuses heads of different sizes.
-    fn check(&self, case: &Case) -> Result<()> {
-        let (d, heads) = (self.config.hidden, self.config.heads);
-        if d.is_multiple_of(heads) {
-            return Ok(());
-        }
-        Err(case.fault(format!("{heads} heads cannot share \"d\" = {d} equally")))
-    }
-
     fn is_relative(&self) -> bool {
         self.config.positions == Positions::Relative
     }
@@ -79,7 +70,7 @@ const MOST_STEPS: usize = 1 << 16;
 fn read_sequences(case: &Case) -> Result<(Shape, usize, usize)> {
     let (batch, steps) = (case.count("batch", 1 << 16)?, case.count("seq", MOST_STEPS)?);
     let shape = read(case, &["batch", "seq", "rel", "fused", "dtype"], steps)?;
-    shape.check(case)?;
+    shape.config.check().map_err(|e| case.fault(e))?;
     // Which way PyTorch takes; here there is one.
     case.flag("fused", true)?;
     let token = shape.config.activations_per_token(shape.vocab) as usize;
@@ -135,7 +126,7 @@ fn read_generate(case: &Case) -> Result<(Shape, usize, usize)> {
     let ctx = case.count_from_0("ctx", MOST_STEPS)?;
     let tokens = case.count_or("tokens", 32, MOST_STEPS)?;
     let shape = read(case, &["ctx", "tokens", "rel", "dtype"], ctx + tokens)?;
-    shape.check(case)?;
+    shape.config.check().map_err(|e| case.fault(e))?;
     case.holds((ctx + tokens).saturating_mul(2 * shape.config.layers * shape.config.hidden))?;
     Ok((shape, ctx, tokens))
 }
@@ -172,7 +163,7 @@ pub fn generate(case: &Case, options: &Options, sink: &mut Sink) -> Result<()> {
     let mut fault = None;
     sink.time(name, job, &mut || {
         let mut write = || -> etude_models::Result<()> {
-            generator.rewind(ctx)?;
+            assert!(generator.rewind(ctx), "the context holds all tokens");
             let mut token = 0;
             for _ in 0..tokens {
                 token = sampler.draw(generator.step(&[token])?, rng.unit(), |_| true);

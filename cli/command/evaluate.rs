@@ -122,7 +122,7 @@ fn evaluate(args: &Args, console: &Console) -> Result<()> {
         ([only], "test") => clean_part(args, &trained, only, (pieces, held), console)?,
         _ => Value::Null,
     };
-    let each = if named { each(args, &trained, pieces, console)? } else { Value::Null };
+    let each = if named { each(args, &trained, pieces, nll, console)? } else { Value::Null };
     let human: Vec<Score> = held.iter().map(|(_, score)| heard(&*encoding, score)).collect();
     let written = generated(args, &trained, held)?;
     let statistics = table(&written, &human, console)?;
@@ -171,18 +171,22 @@ fn clean_part(
     }))
 }
 
-/// The log-likelihood of each piece, in nats.
+/// The log-likelihood of each piece, in nats; `all` is that of all together.
 fn each(
     args: &Args,
     trained: &model::Trained,
     pieces: &Pieces,
+    all: Likelihood,
     console: &Console,
 ) -> Result<Value> {
     let mut lines = Vec::new();
     for piece in pieces.iter() {
         let piece = piece.map_err(|e| Error::failed(e.to_string()))?.into_owned();
         let (name, one) = (piece.name.clone(), Pieces::from(vec![piece]));
-        let nll = score(args, trained, &one).map_err(|e| Error::input(format!("{name}: {e}")))?;
+        let nll = match pieces.len() {
+            1 => all,
+            _ => score(args, trained, &one).map_err(|e| Error::input(format!("{name}: {e}")))?,
+        };
         let nats = -nll.per_token * nll.tokens as f64;
         console.say(format!(
             "log-likelihood of {name}: {nats:.3} nats, {} tokens, {:.4} nats a token",

@@ -13,12 +13,12 @@ use etude_models::train::{End, Report, RunConfig, TRAIN_KEYS, Trainer, saved_con
 use serde_json::{Map, Value, json};
 
 use crate::args::Machine;
-use crate::bench::measure::memory_mb;
 use crate::console::{Console, show_path};
 use crate::corpora::Split;
 use crate::curve::{Chart, Series};
 use crate::error::{Error, Result};
 use crate::input::read_bytes;
+use crate::memory::memory_mb;
 use crate::model::{self, Trained, from_models};
 use crate::progress::{Goal, Progress, Status};
 use crate::tuning::{self, Tuning};

@@ -14,7 +14,7 @@
 //! Source: Bahdanau, Cho & Bengio 2015 for the score; the cell is the attention wrapper that
 //! Magenta's attention RNN puts around its first layer (Waite 2016).
 
-use crate::layers::Linear;
+use crate::layers::{Linear, add_rows};
 use crate::{Part, Result};
 use etude_engine::{Input, Module, Param, Rng, Tensor, init, lstm_layer};
 use etude_engine::{LinearStep, Precision, RecurrentStep};
@@ -217,10 +217,7 @@ impl AttentionStep {
     pub fn set_state<'a>(&mut self, state: &'a [f32]) -> Result<&'a [f32]> {
         let (h, memory) = (self.d.len(), self.memory.len());
         let all = 3 * h + 2 * memory + 1;
-        let (own, rest) = state.split_at_checked(all).ok_or_else(|| {
-            let why = format!("a state of {} numbers; at least {all} are wanted", state.len());
-            crate::Error::Data { why }
-        })?;
+        let (own, rest) = state.split_at_checked(all).ok_or_else(crate::of_another_model)?;
         self.lstm.set_state(0, &own[..h], &own[h..2 * h])?;
         self.d.copy_from_slice(&own[2 * h..3 * h]);
         self.memory.copy_from_slice(&own[3 * h..][..memory]);
@@ -232,16 +229,11 @@ impl AttentionStep {
     /// Reads the input rows of a step and returns the layer's output `[hidden]`.
     ///
     /// # Errors
-    /// None with the weights of one [`AttentionCell`].
+    /// If a row lies outside of the input matrix.
     pub fn step(&mut self, rows: &[u32]) -> Result<&[f32]> {
-        let (width, hidden) = (self.x.len(), self.d.len());
+        let hidden = self.d.len();
         self.x.copy_from_slice(self.w_a.apply(&self.d)?);
-        for row in rows.iter().filter(|row| **row != etude_engine::NO_ID) {
-            let from = *row as usize * width;
-            for (x, w) in self.x.iter_mut().zip(&self.w_x[from..from + width]) {
-                *x += w;
-            }
-        }
+        add_rows(&mut self.x, &self.w_x, rows, "attention cell")?;
         self.joined[hidden..].copy_from_slice(self.lstm.step_dense(&self.x)?);
         self.joined[..hidden].copy_from_slice(self.lstm.c(0));
         let query = self.w_q.apply(&self.joined)?;

@@ -7,7 +7,7 @@
 use crate::Result;
 use crate::data::Piece;
 use etude_engine::Rng;
-use etude_tokenizer::{Encoding, Score, stretch, stretch_ticks, transpose};
+use etude_tokenizer::{Encoding, Score, Speed, stretch, stretch_ticks, transpose};
 
 /// How training pieces are changed.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -33,16 +33,21 @@ impl Augment {
         2 * self.transpose + 1
     }
 
-    /// What the encoding cannot tell of these changes, in words; `None` if it can tell all.
-    pub fn unheard(&self, encoding: &str) -> Option<(&'static str, String)> {
-        let is_performance = encoding.starts_with("performance");
-        let has_time = is_performance || encoding == "events";
-        let has_velocity = has_time && encoding != "performance";
-        let why = |what: &str| format!("the encoding {encoding} holds no {what}");
-        if self.stretch > 0.0 && !has_time {
-            return Some(("train.stretch", why("tempo and no time in seconds")));
-        }
-        (self.velocity > 0 && !has_velocity).then(|| ("train.velocity", why("velocities")))
+    /// The first of these changes that the encoding does not hold: its key in a configuration, and
+    /// why. `None` if it holds all.
+    pub fn unheard(&self, encoding: &dyn Encoding) -> Option<(&'static str, String)> {
+        let changes = [
+            (self.transpose > 0, encoding.has_key(), "train.transpose", "key"),
+            (
+                self.stretch > 0.0,
+                encoding.speed() != Speed::None,
+                "train.stretch",
+                "tempo and no time in seconds",
+            ),
+            (self.velocity > 0, encoding.has_velocity(), "train.velocity", "velocities"),
+        ];
+        let (_, _, key, what) = changes.into_iter().find(|(wanted, held, ..)| *wanted && !held)?;
+        Some((key, format!("the encoding {} holds no {what}", encoding.name())))
     }
 
     /// A piece in one of its [`Augment::keys`]; speed and loudness are those of window `number`.
@@ -67,7 +72,7 @@ impl Augment {
         let score = encoding.decode(&piece.tokens)?;
         let Some(mut score) = transpose(&score, shift) else { return Ok(None) };
         if slower != 0.0 {
-            let Some(stretched) = stretched(&score, encoding.name(), slower) else {
+            let Some(stretched) = stretched(&score, encoding.speed(), slower) else {
                 return Ok(None);
             };
             score = stretched;
@@ -84,10 +89,10 @@ impl Augment {
 }
 
 /// A score so many percent slower.
-fn stretched(score: &Score, encoding: &str, percent: f64) -> Option<Score> {
-    if encoding.starts_with("performance") {
+fn stretched(score: &Score, speed: Speed, percent: f64) -> Option<Score> {
+    match speed {
         // Its ticks are time.
-        return stretch_ticks(score, (10_000.0 + 100.0 * percent).round() as u32, 10_000);
+        Speed::Time => stretch_ticks(score, (10_000.0 + 100.0 * percent).round() as u32, 10_000),
+        _ => stretch(score, 1.0 + percent / 100.0),
     }
-    stretch(score, 1.0 + percent / 100.0)
 }

@@ -67,6 +67,13 @@ impl Draft {
         self.tokens.push(token);
         self.grammar.push(token);
     }
+
+    /// Ends after the first `count` tokens; `grammar` stands before them.
+    pub fn cut(&mut self, count: usize, mut grammar: Box<dyn Grammar>) {
+        self.tokens.truncate(count);
+        self.tokens.iter().for_each(|token| grammar.push(*token));
+        self.grammar = grammar;
+    }
 }
 
 /// Everything that writing shares between the pieces of a search.
@@ -92,6 +99,8 @@ pub(crate) struct Desk<'a> {
     pub chords: &'a [Option<Chord>],
     pub rows: Vec<u32>,
     pub allowed: Vec<bool>,
+    /// The tokens before the step that the generator reads next, as far as they are known.
+    pub read: Vec<u32>,
 }
 
 impl Desk<'_> {
@@ -141,6 +150,7 @@ impl Desk<'_> {
                     self.reader = self.input.reader();
                     self.sampler.remember(piece.heard);
                     self.go_on(&mut other, steps, true, &mut |_, _| true)?;
+                    self.read.clone_from(&other.tokens);
                     other.heard = self.sampler.memory();
                     other.state = self.generator.state();
                     next.push(other);
@@ -222,13 +232,20 @@ impl Desk<'_> {
         }
     }
 
+    /// Reads tokens from their beginning, or from where they part from those that were read last.
     fn replay(&mut self, tokens: &[u32]) -> Result<()> {
-        self.generator.reset();
+        let shared = self.read.iter().zip(tokens).take_while(|(a, b)| a == b).count();
+        let is_back = shared > 0 && self.generator.rewind(shared);
+        if !is_back {
+            self.generator.reset();
+        }
+        self.read.clear();
         self.reader = self.input.reader();
-        for t in 0..tokens.len() {
+        for t in if is_back { shared } else { 0 }..tokens.len() {
             self.reader.fill(tokens, t, &mut self.rows);
             self.generator.step(&self.rows)?;
         }
+        self.read.extend_from_slice(tokens);
         Ok(())
     }
 
@@ -265,4 +282,90 @@ fn due(voice: &[Vec<u32>], times: &[TokenTime], draft: &mut Draft, drawn: u32) -
         draft.told = (step + 1, 0);
     }
     token
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::generate::{Length, Request};
+    use crate::sampling::Sampling;
+    use etude_tokenizer::{Encoding, Melody, Meter};
+
+    /// Says something else after everything that can be read.
+    struct Oracle {
+        state: u32,
+        logits: Vec<f32>,
+    }
+
+    impl Generator for Oracle {
+        fn reset(&mut self) {
+            self.state = 0;
+        }
+
+        fn step(&mut self, rows: &[u32]) -> Result<&[f32]> {
+            for row in rows {
+                self.state = (self.state ^ row).wrapping_mul(40_503) % 65_521;
+            }
+            for (i, x) in self.logits.iter_mut().enumerate() {
+                *x = ((self.state >> (i % 11)) % 8) as f32 / 2.0;
+            }
+            Ok(&self.logits)
+        }
+
+        fn state(&self) -> Option<Vec<f32>> {
+            Some(vec![self.state as f32])
+        }
+
+        fn set_state(&mut self, state: &[f32]) -> Result<()> {
+            self.state = state[0] as u32;
+            Ok(())
+        }
+    }
+
+    /// Four bars of a melody: drawn, or searched for with one piece and one way.
+    fn written(seed: u64, iteration: Option<usize>) -> Vec<u32> {
+        let (melody, meter) = (Melody::basic(), Meter { tick: 0, numerator: 4, denominator: 4 });
+        let (vocab, sampling) = (melody.vocab_size(), Sampling::default());
+        let (length, tempo_bpm, primer) = (Length::Bars(4), 120.0, None);
+        let request =
+            Request { length, meter, tempo_bpm, primer, sampling: sampling.clone(), seed };
+        let times: Vec<_> = (0..vocab as u32).map(|t| melody.token_time(t)).collect();
+        let onsets: Vec<_> = (0..vocab as u32).map(|t| melody.is_onset(t)).collect();
+        let input = StepInput::previous(vocab);
+        let mut desk = Desk {
+            generator: &mut Oracle { state: 0, logits: vec![0.0; vocab] },
+            sampler: Sampler::new(sampling, vocab),
+            rng: Rng::stream(seed, 0),
+            rows: vec![0; input.active()],
+            reader: input.reader(),
+            input,
+            clock: &Clock::new(&request, meter),
+            times: &times,
+            onsets: &onsets,
+            pitches: &vec![None; vocab],
+            chords: &[],
+            wanted: 4.0 - 1e-3,
+            voice: Vec::new(),
+            allowed: vec![false; vocab],
+            read: Vec::new(),
+        };
+        let mut draft = Draft::new(melody.grammar());
+        desk.prime(&mut draft).unwrap();
+        match iteration {
+            None => desk.extend(&mut draft, &mut |_, _| true).unwrap(),
+            Some(iteration) => draft = desk.search(draft, (1, 1, iteration)).unwrap(),
+        }
+        draft.tokens
+    }
+
+    #[test]
+    fn a_search_of_one_piece_is_plain_drawing() {
+        for seed in 0..20 {
+            let plain = written(seed, None);
+            assert_eq!(plain.len(), 64);
+            for iteration in [1, 5, 63, 64, 1000] {
+                assert_eq!(written(seed, Some(iteration)), plain, "{seed} {iteration}");
+            }
+        }
+    }
 }

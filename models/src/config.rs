@@ -190,6 +190,11 @@ pub fn from_toml(text: &str) -> Result<Map<String, Value>> {
     Ok(table.into_iter().map(|(k, v)| (k, json(v))).collect())
 }
 
+/// A number as it was written: `0.3f32` as f64 has digits that nobody wrote.
+pub(crate) fn written(x: f32) -> Value {
+    Value::from(x.to_string().parse::<f64>().unwrap_or(0.0))
+}
+
 /// Writes tables of plain values as TOML.
 pub fn to_toml(config: &Map<String, Value>) -> String {
     let mut text = String::new();

@@ -122,7 +122,7 @@ impl Dataset {
     /// `transpose` lets training see every piece shifted by -n to n semitones as well.
     ///
     /// # Errors
-    /// If no training piece is left.
+    /// If no training piece is left, or pieces are shifted that are read in one key.
     pub fn new(
         scores: &Scores,
         encoding: &dyn Encoding,
@@ -148,7 +148,7 @@ impl Dataset {
     /// `count` is how many training pieces there were before encoding.
     ///
     /// # Errors
-    /// If no training piece is left.
+    /// If no training piece is left, or the encoding does not hold what is changed.
     pub fn changed(
         mut self,
         encoding: &dyn Encoding,
@@ -162,7 +162,7 @@ impl Dataset {
             );
             return Err(Error::Data { why });
         }
-        self.train = self.train.changed(encoding, augment);
+        self.train = self.train.changed(encoding, augment)?;
         Ok(self)
     }
 }

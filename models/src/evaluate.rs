@@ -5,6 +5,7 @@
 //! that compare models of one encoding (tokens) or of any encoding (notes, seconds).
 
 use crate::data::{Batch, NO_TARGET, Piece, Pieces};
+use crate::layers::likeliest;
 use crate::{Model, Precision, Result, frames};
 
 /// Likelihood of a set of pieces, in nats.
@@ -136,12 +137,8 @@ pub fn written_likelihood(
         for (t, token) in piece.tokens[..steps].iter().map(|token| *token as usize).enumerate() {
             reader.fill(&piece.tokens, t, &mut rows);
             let logits = generator.step(&rows)?;
-            let (mut best, mut top) = (0, f32::NEG_INFINITY);
-            for (candidate, x) in logits.iter().enumerate() {
-                if *x > top {
-                    (best, top) = (candidate, *x);
-                }
-            }
+            let best = likeliest(logits) as usize;
+            let top = logits[best];
             let below = |x: f32| f64::from(x) - f64::from(top);
             let sum: f64 = logits.iter().map(|x| below(*x).exp()).sum();
             tally.nats += sum.ln() - below(logits[token]);

@@ -12,56 +12,44 @@ use crate::{Generator, Result};
 use etude_engine::{NO_ID, Rng};
 use etude_tokenizer::PianoRollTokens;
 
-/// The whole steps of a window of tokens, each with the place of its first token; where there is
-/// none, the step in which the window begins, so that no batch is empty.
-fn steps_of(piece: &Piece, from: usize, window: usize) -> Vec<(usize, u128)> {
-    const END: u32 = PianoRollTokens::STEP_END;
-    let tokens = &piece.tokens;
-    let end_of = |at: usize| tokens[at..].iter().position(|t| *t == END).map(|n| at + n);
-    let begun = tokens[..from].iter().rposition(|t| *t == END).map_or(0, |at| at + 1);
-    let step = |start: usize, end: usize| (start, PianoRollTokens::frames(&tokens[start..=end])[0]);
-    let mut steps = Vec::new();
-    let mut start = if begun == from { Some(from) } else { end_of(from).map(|end| end + 1) };
-    while let Some(at) = start {
-        let end = end_of(at).filter(|end| *end < from.saturating_add(window));
-        steps.extend(end.map(|end| step(at, end)));
-        start = end.map(|end| end + 1);
+/// The keys of the step before a window of tokens (none before the first), then those of its whole
+/// steps; where there is none, of the step in which the window begins, so that no batch is empty.
+fn steps_of(piece: &Piece, from: usize, window: usize) -> Vec<u128> {
+    let (tokens, is_end) = (&piece.tokens, |token: &u32| *token == PianoRollTokens::STEP_END);
+    let begin = |at: usize| tokens[..at].iter().rposition(is_end).map_or(0, |end| end + 1);
+    // The step in which the window begins, up to its end at least, and the one before it.
+    let begun = begin(from);
+    let before = begin(begun.saturating_sub(1));
+    let end = tokens[begun..].iter().position(is_end).map_or(tokens.len(), |n| begun + n + 1);
+    let until = from.saturating_add(window).min(tokens.len()).max(end);
+    let mut frames = PianoRollTokens::frames(&tokens[before..until]);
+    if begun == 0 {
+        frames.insert(0, 0);
     }
-    if steps.is_empty() {
-        steps.extend(end_of(begun).map(|end| step(begun, end)));
+    if begun < from && frames.len() > 2 {
+        frames.remove(0);
     }
-    steps
+    frames
 }
 
 /// Lays windows side by side, as [`Batch::new`] does.
 pub(crate) fn batch(windows: &[(&Piece, usize)], window: usize) -> Batch {
     let all: Vec<_> = windows.iter().map(|(p, from)| steps_of(p, *from, window)).collect();
-    let (batch, steps) = (all.len(), all.iter().map(Vec::len).max().unwrap_or(0));
-    let most = all.iter().flatten().map(|(_, keys)| keys.count_ones()).max().unwrap_or(0);
+    let (batch, steps) = (all.len(), all.iter().map(|f| f.len() - 1).max().unwrap_or(0));
     // The step before a window may hold more keys than any in it.
-    let before = all.iter().zip(windows).filter_map(|(steps, (p, _))| {
-        steps.first().map(|(start, _)| last_keys(&p.tokens[..*start]).count_ones())
-    });
-    let active = most.max(before.max().unwrap_or(0)).max(1) as usize;
+    let most = all.iter().flatten().map(|keys| keys.count_ones()).max().unwrap_or(0);
+    let active = most.max(1) as usize;
     let mut rows = vec![NO_ID; steps * batch * active];
     let mut targets = vec![NO_TARGET; steps * batch];
     let mut keys = vec![0; steps * batch];
-    for (b, ((piece, _), steps)) in windows.iter().zip(&all).enumerate() {
-        for (t, (start, sounding)) in steps.iter().enumerate() {
+    for (b, frames) in all.iter().enumerate() {
+        for (t, pair) in frames.windows(2).enumerate() {
             let at = t * batch + b;
-            (targets[at], keys[at]) = (0, *sounding);
-            fill(last_keys(&piece.tokens[..*start]), &mut rows[at * active..][..active]);
+            (targets[at], keys[at]) = (0, pair[1]);
+            fill(pair[0], &mut rows[at * active..][..active]);
         }
     }
     Batch { rows, targets, keys, steps, batch, active }
-}
-
-/// The keys of the last whole step.
-fn last_keys(tokens: &[u32]) -> u128 {
-    const END: u32 = PianoRollTokens::STEP_END;
-    let Some(end) = tokens.iter().rposition(|t| *t == END) else { return 0 };
-    let start = tokens[..end].iter().rposition(|t| *t == END).map_or(0, |at| at + 1);
-    PianoRollTokens::frames(&tokens[start..=end])[0]
 }
 
 /// Writes a row for each key; the rest of the slots stays empty.
@@ -151,11 +139,7 @@ impl Drawing {
         let mut drawing = Drawing { before: 0, rows: [NO_ID; KEYS] };
         for keys in PianoRollTokens::frames(primer) {
             fill(drawing.before, &mut drawing.rows);
-            let mut key = 0;
-            generator.step_keys(&drawing.rows, &mut |_| {
-                key += 1;
-                keys >> (key - 1) & 1 == 1
-            })?;
+            generator.step(&drawing.rows)?;
             drawing.before = keys;
         }
         Ok(drawing)
@@ -177,5 +161,42 @@ impl Drawing {
             }
         })?;
         Ok(self.before)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Counts what is asked of it.
+    #[derive(Default)]
+    struct Counted {
+        steps: usize,
+        chains: usize,
+    }
+
+    impl Generator for Counted {
+        fn reset(&mut self) {}
+
+        fn step(&mut self, _: &[u32]) -> Result<&[f32]> {
+            self.steps += 1;
+            Ok(&[])
+        }
+
+        fn step_keys(&mut self, _: &[u32], _: &mut dyn FnMut(f32) -> bool) -> Result<u128> {
+            self.chains += 1;
+            Ok(0)
+        }
+    }
+
+    #[test]
+    fn a_primer_is_read_without_walking_over_its_keys() {
+        let primer: Vec<u32> =
+            [1u128, 6, 0].into_iter().flat_map(PianoRollTokens::tokens_of).collect();
+        let mut counted = Counted::default();
+        let mut drawing = Drawing::begin(&mut counted, &primer).unwrap();
+        assert_eq!((counted.steps, counted.chains), (3, 0));
+        drawing.step(&mut counted, &Sampling::default(), &mut Rng::new(1)).unwrap();
+        assert_eq!((counted.steps, counted.chains), (3, 1));
     }
 }

@@ -180,6 +180,7 @@ impl Writer {
             voice,
             chords,
             allowed: vec![false; self.times.len()],
+            read: Vec::new(),
         };
         desk.prime(&mut draft)?;
         desk.wanted = draft.now + clock.wanted - clock.rounding();
@@ -188,11 +189,12 @@ impl Writer {
             &Sampling { beam, branch, iteration, .. } => {
                 draft = desk.search(draft, (beam, branch, iteration))?;
                 let mut now = draft.tokens[..primed].iter().map(|t| desk.time(*t)).sum::<f64>();
-                for token in &draft.tokens[primed..] {
+                let ended = draft.tokens[primed..].iter().position(|token| {
                     now += desk.time(*token);
-                    if !hear(*token, now) {
-                        break;
-                    }
+                    !hear(*token, now)
+                });
+                if let Some(last) = ended {
+                    draft.cut(primed + last + 1, self.encoding.grammar());
                 }
             }
         }
@@ -330,7 +332,7 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
-    fn new(request: &Request, meter: Meter) -> Clock {
+    pub(crate) fn new(request: &Request, meter: Meter) -> Clock {
         let (in_bars, wanted) = match request.length {
             Length::Bars(bars) => (true, bars as f64),
             Length::Seconds(seconds) => (false, seconds),

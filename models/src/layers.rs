@@ -1,7 +1,7 @@
 //! Layers that several architectures share.
 
-use crate::{Part, Result};
-use etude_engine::{Module, Param, Rng, Tensor, init};
+use crate::{Part, Result, Scored};
+use etude_engine::{Ids, Module, NO_ID, Param, Rng, Tensor, init};
 
 /// An affine map: `y = x W^T + b`.
 ///
@@ -125,4 +125,48 @@ pub fn likeliest(logits: &[f32]) -> u32 {
         }
     }
     best as u32
+}
+
+/// Scores the target of each row of logits `[rows, vocab]`.
+pub(crate) fn scored(logits: &Tensor, targets: &[u32]) -> Result<Scored> {
+    let nats = logits.cross_entropy_rows(&Ids::new(targets))?.to_vec();
+    let (values, vocab) = (logits.values(), logits.shape()[1]);
+    let rows = values.chunks_exact(vocab).zip(targets);
+    let hits = rows.filter(|(row, target)| likeliest(row) == **target).count();
+    Ok(Scored { nats, hits })
+}
+
+/// The cross entropy of logits `[rows, vocab]` with targets of which a share of the probability is
+/// spread evenly over all tokens (Szegedy et al. 2016); the mean over the targets that count.
+pub(crate) fn smoothed_cross_entropy(logits: &Tensor, targets: &Ids, share: f32) -> Result<Tensor> {
+    if share == 0.0 {
+        return Ok(logits.cross_entropy(targets)?);
+    }
+    let counts = targets.as_slice().iter().map(|t| if *t == NO_ID { 0.0 } else { 1.0 });
+    let counts = Tensor::new(counts.collect::<Vec<f32>>(), &[targets.rows(), 1])?;
+    let count = counts.sum_all()?.item()?.max(1.0);
+    let log_p = logits.log_softmax()?;
+    let even = log_p.mul(&counts)?.sum_all()?.scale(-share / logits.shape()[1] as f32 / count)?;
+    Ok(log_p.gather(targets)?.sum_all()?.scale(-(1.0 - share) / count)?.add(&even)?)
+}
+
+/// `x + y`, in the place of `x`.
+pub(crate) fn add(x: &mut [f32], y: &[f32]) {
+    x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
+}
+
+/// Adds rows of a table `[count, width]` to `x` `[width]`; [`NO_ID`] stands for none.
+///
+/// # Errors
+/// If the table has no such row; the message names `op`.
+pub(crate) fn add_rows(x: &mut [f32], table: &[f32], rows: &[u32], op: &'static str) -> Result<()> {
+    let count = table.len() / x.len().max(1);
+    for &id in rows.iter().filter(|id| **id != NO_ID) {
+        if id as usize >= count {
+            return Err(etude_engine::Error::Id { op, id, rows: count }.into());
+        }
+        let width = x.len();
+        add(x, &table[id as usize * width..][..width]);
+    }
+    Ok(())
 }

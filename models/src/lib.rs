@@ -71,7 +71,8 @@ pub trait Model: Module + Send + Sync {
     /// A form of the model that writes one token after the other: weights packed, nothing allocated
     /// while it runs.
     ///
-    /// `precision` is that of the packed weights; states are f32 in each.
+    /// `precision` is that of the packed weights. The states of recurrent layers are f32 in each;
+    /// the keys and values that a Transformer keeps are bf16 beside weights of bf16 or int8.
     /// [`Precision::for_weights`] names the one that suits the network's size.
     ///
     /// # Errors
@@ -85,6 +86,11 @@ pub trait Model: Module + Send + Sync {
 /// What a network of tokens says to whom asks it for keys.
 fn writes_tokens() -> Error {
     Error::Config { key: "model.head".into(), why: "it writes tokens, not keys".into() }
+}
+
+/// What a generator says to a state that is not one of its own.
+fn of_another_model() -> Error {
+    Error::Data { why: "a state of another model".into() }
 }
 
 /// One part of a network: what it holds and what it costs.
@@ -125,6 +131,13 @@ pub trait Generator: Send {
         Err(writes_tokens())
     }
 
+    /// Goes back to where `place` steps were read, if that leaves what reading them leaves, bit for
+    /// bit; `false`, and nothing happens, where they have to be read again instead.
+    fn rewind(&mut self, place: usize) -> bool {
+        let _ = place;
+        false
+    }
+
     /// A copy of what the steps so far have left behind, for a search that goes several ways from one
     /// place; `None` where the tokens have to be read again instead.
     fn state(&self) -> Option<Vec<f32>> {
@@ -136,7 +149,7 @@ pub trait Generator: Send {
     /// # Errors
     /// If the state is that of another model.
     fn set_state(&mut self, state: &[f32]) -> Result<()> {
-        let why = format!("a state of {} numbers; this model keeps none", state.len());
-        Err(Error::Data { why })
+        let _ = state;
+        Err(of_another_model())
     }
 }

@@ -49,6 +49,8 @@ impl Lora {
 
     /// The usual `alpha`.
     pub const ALPHA: f64 = 16.0;
+    /// The largest `alpha`.
+    pub const MOST_ALPHA: f64 = 1e6;
 
     fn scale(self) -> f32 {
         (self.alpha / self.rank.max(1) as f64) as f32
@@ -98,15 +100,16 @@ impl Adapted {
     }
 
     fn base(&self) -> MutexGuard<'_, Box<dyn Model>> {
-        // Whoever failed while holding it has put the weights back, or left the process.
+        // Whoever failed while holding it has put the weights back: see `Summed`.
         self.base.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// Runs `f` on the model with the sums of matrices and pairs as its weights. Gradients go to the
     /// pairs alone.
     fn with_sums<R>(&self, f: impl FnOnce(&dyn Model) -> Result<R>) -> Result<R> {
-        let mut base = self.base();
-        let (mut kept, mut fault) = (Vec::new(), None);
+        let mut summed = Summed { base: self.base(), kept: Vec::new() };
+        let Summed { base, kept } = &mut summed;
+        let mut fault = None;
         let mut pairs = self.pairs.iter().peekable();
         base.visit_mut(&mut |p| {
             let mut sum = Ok(p.value.detach());
@@ -119,10 +122,7 @@ impl Adapted {
             });
             kept.push(std::mem::replace(&mut p.value, value));
         });
-        let result = fault.map_or_else(|| f(&**base), Err);
-        let mut kept = kept.into_iter();
-        base.visit_mut(&mut |p| kept.next().into_iter().for_each(|value| p.value = value));
-        result
+        fault.map_or_else(|| f(&**summed.base), Err)
     }
 
     /// The model with the pairs added to its matrices.
@@ -142,6 +142,20 @@ impl Adapted {
             at += 1;
         });
         result.map(|()| base)
+    }
+}
+
+/// A model with sums as its weights. Its own come back when this goes, after a panic too.
+struct Summed<'a> {
+    base: MutexGuard<'a, Box<dyn Model>>,
+    /// The weights that were exchanged, in the order of the model.
+    kept: Vec<Tensor>,
+}
+
+impl Drop for Summed<'_> {
+    fn drop(&mut self) {
+        let mut kept = self.kept.drain(..);
+        self.base.visit_mut(&mut |p| kept.next().into_iter().for_each(|value| p.value = value));
     }
 }
 
@@ -256,6 +270,12 @@ impl Adapter {
             return Err(fault(path, format!("{ADAPTER}: rank, alpha and base are wanted")));
         };
         let (lora, base) = (Lora { rank: rank as usize, alpha }, base.to_string());
+        if lora.rank == 0 || !(0.0..=Lora::MOST_ALPHA).contains(&alpha) {
+            let (from, to) = ("at least 1 and an alpha of 0 to", Lora::MOST_ALPHA);
+            let why =
+                format!("{ADAPTER}: rank {rank}, alpha {alpha}; a rank of {from} {to} is wanted");
+            return Err(fault(path, why));
+        }
         let mut pairs = BTreeMap::new();
         for name in file.entries().keys() {
             let Some(of) = name.strip_suffix(A) else {
@@ -271,7 +291,7 @@ impl Adapter {
             let read = |name: &str| file.tensor(name).map_err(|e| fault(path, e));
             let (a, b) = (read(name)?, read(&format!("{of}{B}"))?);
             match (a.shape(), b.shape()) {
-                ([r, _], [_, s]) if *r == lora.rank && *s == lora.rank => {}
+                ([r, n], [m, s]) if [*r, *s] == [lora.rank; 2] && *n > 0 && *m > 0 => {}
                 (a, b) => {
                     let of = crate::config::plain(of);
                     let why = format!("{of}: A {a:?} and B {b:?} are not of rank {}", lora.rank);
@@ -279,6 +299,9 @@ impl Adapter {
                 }
             }
             pairs.insert(of.to_string(), [a, b]);
+        }
+        if pairs.is_empty() {
+            return Err(fault(path, "an adapter without a pair: it changes nothing"));
         }
         Ok(Adapter { lora, base, model: about["model"].take(), pairs })
     }
@@ -288,7 +311,8 @@ impl Adapter {
 ///
 /// # Errors
 /// If the file is no adapter, or one for other sizes or other weights; the message names `path` and
-/// says what was expected and what was found.
+/// says what was expected and what was found. If a sum is not finite, which leaves the model of no
+/// use.
 pub fn add_adapter(
     model: &mut dyn Model,
     config: &ModelConfig,
@@ -327,14 +351,15 @@ pub fn add_adapter(
             let name = crate::config::plain(name);
             Err(fault(path, format!("{name}: the model has no matrix of this name")))
         }
-        _ => result,
+        _ => result.and_then(|()| model.check_finite().map_err(|e| fault(path, e))),
     }
 }
 
 /// Blends two adapters of one model: the first counts `1 - weight`, the second `weight`.
 ///
 /// # Errors
-/// If a file is no adapter, they belong to different weights, or the weight is not in 0 to 1.
+/// If a file is no adapter, they belong to different weights, the weight is not in 0 to 1, or a
+/// blended number is not finite.
 pub fn blend(first: (&[u8], &str), second: (&[u8], &str), weight: f64) -> Result<Vec<u8>> {
     if !(0.0..=1.0).contains(&weight) {
         let why = format!("{weight} is not in 0 to 1");
@@ -382,8 +407,14 @@ pub fn blend(first: (&[u8], &str), second: (&[u8], &str), weight: f64) -> Result
                 }
             }
         }
+        let b = b.concat();
+        if b.iter().any(|x| !x.is_finite()) {
+            let name = crate::config::plain(name);
+            let why = format!("{name}: blended with {} it is not finite", first.1);
+            return Err(fault(second.1, why));
+        }
         pairs.push((format!("{name}{A}"), Tensor::from_slice(&a, &[rank, inputs])?));
-        pairs.push((format!("{name}{B}"), Tensor::from_slice(&b.concat(), &[out, rank])?));
+        pairs.push((format!("{name}{B}"), Tensor::from_slice(&b, &[out, rank])?));
     }
     // The scales are in B.
     write(&pairs, Lora { rank, alpha: rank as f64 }, &one.base, &one.model)

@@ -1,10 +1,10 @@
 //! The pieces of a part of the data: in memory, or on the disk and read as they are wanted.
 
-use crate::Result;
 use crate::augment::Augment;
 use crate::data::{Conditions, Piece};
 #[cfg(feature = "train")]
 use crate::store::{Place, Store};
+use crate::{Error, Result};
 use etude_engine::Rng;
 use etude_tokenizer::{Encoding, Meter};
 use std::borrow::Cow;
@@ -77,10 +77,22 @@ impl Pieces {
     }
 
     /// The same pieces, changed from window to window.
-    pub fn changed(mut self, encoding: &dyn Encoding, augment: Augment) -> Pieces {
-        let known = etude_tokenizer::encoding(encoding.name());
-        self.change = known.filter(|_| augment != Augment::default()).map(|e| (augment, e));
-        self
+    ///
+    /// # Errors
+    /// If the encoding does not hold what is changed, or is none of [`etude_tokenizer::schemes`].
+    pub fn changed(mut self, encoding: &dyn Encoding, augment: Augment) -> Result<Pieces> {
+        if let Some((key, why)) = augment.unheard(encoding) {
+            return Err(Error::Config { key: key.into(), why });
+        }
+        self.change = None;
+        if augment != Augment::default() {
+            let known = etude_tokenizer::encoding(encoding.name()).ok_or_else(|| {
+                let why = format!("no encoding {}: its pieces cannot be changed", encoding.name());
+                Error::Data { why }
+            })?;
+            self.change = Some((augment, known));
+        }
+        Ok(self)
     }
 
     /// How many pieces there are.

@@ -45,7 +45,7 @@ pub use presets::{GRU, LSTM, RNN};
 
 use crate::attention_cell::AttentionCell;
 use crate::data::Batch;
-use crate::{Generator, Model, Part, Result, Scored};
+use crate::{Error, Generator, Model, Part, Result, Scored};
 use cells::CellStep;
 use etude_engine::{Ids, Input, Module, Param, Rng, Tensor};
 use etude_engine::{LayerWeights, LinearStep, Precision, RecurrentStep};
@@ -69,8 +69,14 @@ impl Recurrent {
     /// Makes a network with fresh weights: `rows` inputs, `vocab` outputs.
     ///
     /// # Errors
-    /// If the sizes cannot be allocated.
+    /// If the sizes cannot be allocated, or attention is wanted around another cell than the plain
+    /// LSTM.
     pub fn new(config: RecurrentConfig, rows: usize, vocab: usize, seed: u64) -> Result<Recurrent> {
+        if config.attention > 0 && config.cell != Cell::Lstm {
+            let (name, kind) = (config.cell.name(), config.cell.kind());
+            let why = format!("attention stands around a plain lstm; this cell is {name}, {kind}");
+            return Err(Error::Config { key: "model.attention".into(), why });
+        }
         let mut rng = Rng::stream(seed, 0);
         let first = config.inputs(rows);
         let mut layers = Vec::with_capacity(config.layers);

@@ -36,7 +36,8 @@ pub struct TrainConfig {
     pub weight_decay: f64,
     /// `f32` or `bf16`: the numbers of matrix products. Weights, sums and everything else stay f32.
     pub dtype: String,
-    /// Semitones up and down by which training pieces are shifted as well.
+    /// Semitones up and down by which training pieces are shifted as well, where the encoding has
+    /// keys.
     pub transpose: usize,
     /// Percent by which training windows are played faster or slower, where the encoding has time.
     pub stretch: f64,
@@ -132,7 +133,7 @@ impl RunConfig {
             velocity: t.count("velocity", 0, 0..=64)?,
             lora: Lora {
                 rank: t.count("lora", 0, 0..=4096)?,
-                alpha: t.number("lora_alpha", Lora::ALPHA, 0.0..=1e6)?,
+                alpha: t.number("lora_alpha", Lora::ALPHA, 0.0..=Lora::MOST_ALPHA)?,
             },
             log_every: t.count("log_every", 10, 1..=1_000_000)? as u64,
             valid_every: t.count("valid_every", 200, 1..=1_000_000_000)? as u64,
@@ -145,7 +146,7 @@ impl RunConfig {
         d.finish()?;
         config::finish(&config)?;
         let config = RunConfig { model, train, source };
-        if let Some((key, why)) = config.train.augment().unheard(&config.model.encoding) {
+        if let Some((key, why)) = config.train.augment().unheard(&*config.model.encoding()?) {
             return Err(Error::Config { key: key.into(), why });
         }
         config.check_products()?;

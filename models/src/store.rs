@@ -6,16 +6,18 @@
 //! is written over.
 //!
 //! ```text
-//! etude tokens 1 ENCODING VOCAB VERSION\n
-//! record: head bytes u32, tokens u32, crc of head u32, crc of tokens u32, head (JSON), tokens (u16)
+//! etude tokens 2 ENCODING VOCAB VERSION\n
+//! record: head bytes u32, tokens u32, crc of tokens u32, crc u32, head (JSON), tokens (u16)
 //! ```
+//!
+//! The second crc is that of all before it and of the head.
 
 use crate::{Error, Result};
 use crc32fast::hash as crc32;
 use etude_tokenizer::twins::mix;
 use serde_json::{Value, json};
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -59,7 +61,8 @@ impl Store {
     /// The store is locked against a second writer until [`Store::settle`].
     ///
     /// # Errors
-    /// If the folder cannot be written to, or another process writes to the store.
+    /// If the folder cannot be written to, the file system has no locks, or another process writes to
+    /// the store.
     pub fn open(folder: &Path, encoding: &str, vocab: usize) -> Result<Store> {
         let path = folder.join(format!("{encoding}.tokens"));
         std::fs::create_dir_all(folder).map_err(|e| fault(folder, e))?;
@@ -67,8 +70,11 @@ impl Store {
             let mut options = OpenOptions::new();
             let options = options.read(true).write(true).create(true).truncate(false);
             let file = options.open(&path).map_err(|e| fault(&path, e))?;
-            file.try_lock().map_err(|_| fault(&path, "another process writes to it"))?;
-            Ok(file)
+            match file.try_lock() {
+                Ok(()) => Ok(file),
+                Err(TryLockError::WouldBlock) => Err(fault(&path, "another process writes to it")),
+                Err(TryLockError::Error(e)) => Err(fault(&path, format!("cannot be locked: {e}"))),
+            }
         };
         let mut store = Store::empty(path.clone(), open()?, false);
         let title = title(encoding, vocab);
@@ -145,12 +151,12 @@ impl Store {
     fn head(&self, at: u64) -> Option<(Value, Place)> {
         let lead = self.read(at, LEAD).ok()?;
         let word = |i: usize| u32::from_le_bytes([0, 1, 2, 3].map(|j| lead[4 * i + j]));
-        let [length, count, head_crc, crc] = [0, 1, 2, 3].map(word);
+        let [length, count, crc, head_crc] = [0, 1, 2, 3].map(word);
         if length > MAX_HEAD {
             return None;
         }
         let head = self.read(at + LEAD as u64, length as usize).ok()?;
-        if crc32(&head) != head_crc {
+        if crc32(&[&lead[..LEAD - 4], &head].concat()) != head_crc {
             return None;
         }
         let place = Place { at: at + LEAD as u64 + u64::from(length), count, crc };
@@ -173,19 +179,29 @@ impl Store {
     /// Keeps the tokens of a content.
     ///
     /// # Errors
-    /// If the file cannot be written.
+    /// If the file cannot be written, a token is above 65535, or there is too much of them or of what
+    /// is told about them.
     pub fn add(&mut self, content: u128, about: &Value, tokens: &[u32]) -> Result<Place> {
         let head = json!({ "content": format!("{content:x}"), "about": about }).to_string();
-        let body: Vec<u8> = tokens.iter().flat_map(|t| (*t as u16).to_le_bytes()).collect();
-        let at = self.end;
-        let place = Place {
-            at: at + (LEAD + head.len()) as u64,
-            count: tokens.len() as u32,
-            crc: crc32(&body),
+        let mut body = Vec::with_capacity(2 * tokens.len());
+        for &token in tokens {
+            let token = u16::try_from(token).map_err(|_| {
+                fault(&self.path, format!("token {token}; it holds those up to {}", u16::MAX))
+            })?;
+            body.extend(token.to_le_bytes());
+        }
+        let (length, count) = (u32::try_from(head.len()), u32::try_from(tokens.len()));
+        let (Ok(length @ 0..=MAX_HEAD), Ok(count)) = (length, count) else {
+            let why = format!("{} bytes about {} tokens are too many", head.len(), tokens.len());
+            return Err(fault(&self.path, why));
         };
-        let lead = [head.len() as u32, place.count, crc32(head.as_bytes()), place.crc];
-        let lead: Vec<u8> = lead.iter().flat_map(|word| word.to_le_bytes()).collect();
-        self.append(&[&lead, head.as_bytes(), &body].concat())?;
+        let at = self.end;
+        let place = Place { at: at + (LEAD + head.len()) as u64, count, crc: crc32(&body) };
+        let mut record: Vec<u8> =
+            [length, count, place.crc].iter().flat_map(|word| word.to_le_bytes()).collect();
+        let head_crc = crc32(&[&record, head.as_bytes()].concat());
+        record.extend(head_crc.to_le_bytes());
+        self.append(&[&record, head.as_bytes(), &body].concat())?;
         self.records.insert(content, at);
         Ok(place)
     }
@@ -256,7 +272,7 @@ pub fn content_hash(bytes: &[u8]) -> u128 {
 
 /// The first line of a store.
 fn title(encoding: &str, vocab: usize) -> String {
-    format!("etude tokens 1 {encoding} {vocab} {}\n", etude_tokenizer::FORMAT)
+    format!("etude tokens 2 {encoding} {vocab} {}\n", etude_tokenizer::FORMAT)
 }
 
 fn fault(path: &Path, why: impl std::fmt::Display) -> Error {
@@ -284,7 +300,8 @@ mod tests {
         for seed in 0..5 {
             store.add(u128::from(seed) << 90, &json!({ "seed": seed }), &tokens(seed)).unwrap();
         }
-        assert!(Store::open(&folder, "melody", 38).is_err(), "a second writer");
+        let second = Store::open(&folder, "melody", 38).err().map(|e| e.to_string());
+        assert!(second.unwrap().contains("another process writes to it"));
         store.settle();
         assert!(Store::open(&folder, "melody", 38).is_ok());
         drop(store);
@@ -346,6 +363,37 @@ mod tests {
             assert_eq!(store.find(1), None, "{at}");
         }
         std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn a_flipped_bit_before_a_head_ends_the_store() {
+        let folder = folder("lead");
+        let mut store = Store::open(&folder, "melody", 38).unwrap();
+        let from = store.end as usize;
+        store.add(1, &json!({ "seed": 1 }), &tokens(1)).unwrap();
+        let path = store.path().to_owned();
+        drop(store);
+        let whole = std::fs::read(&path).unwrap();
+        for bit in 0..8 * LEAD {
+            let mut bytes = whole.clone();
+            bytes[from + bit / 8] ^= 1 << (bit % 8);
+            std::fs::write(&path, &bytes).unwrap();
+            let store = Store::open(&folder, "melody", 38).unwrap();
+            assert_eq!((store.end as usize, store.records.len()), (from, 0), "bit {bit}");
+        }
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn what_a_record_cannot_hold_is_refused() {
+        let mut store = Store::scratch("melody", 38).unwrap();
+        let error = store.add(1, &Value::Null, &[3, 65_536]).unwrap_err().to_string();
+        assert!(error.contains("token 65536"), "{error}");
+        let long = "x".repeat(MAX_HEAD as usize);
+        assert!(store.add(1, &json!(long), &[3]).is_err());
+        assert_eq!(store.find(1), None);
+        let place = store.add(1, &Value::Null, &[3, 65_535]).unwrap();
+        assert_eq!(store.tokens(place).unwrap(), [3, 65_535]);
     }
 
     #[test]

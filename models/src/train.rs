@@ -7,6 +7,7 @@
 use crate::config;
 use crate::data::{Baselines, Batch, Dataset};
 use crate::evaluate::{Likelihood, likelihood};
+use crate::lora::Lora;
 use crate::run::RunDir;
 pub use crate::settings::{RunConfig, TRAIN_KEYS, TrainConfig, saved_config};
 use crate::{Error, Model, Result};
@@ -113,13 +114,22 @@ impl Trainer {
     /// Goes on with a run. `config` is its configuration, perhaps with more steps.
     ///
     /// # Errors
-    /// If the directory is damaged, or the sizes of the model were changed.
+    /// If the directory is damaged, or the sizes of the model or of its adapter were changed.
     pub fn resume(config: RunConfig, data: Dataset, mut run: RunDir) -> Result<Trainer> {
         let at = |name: &str| run.path().join(name).display().to_string();
         let saved = saved_config(&run)?;
         if saved.model != config.model {
             let why = "the model's sizes differ from those that the run began with".into();
             return Err(Error::File { path: at("config.toml"), why });
+        }
+        let (was, is) = (saved.train.lora, config.train.lora);
+        if was != is && was.rank.max(is.rank) > 0 {
+            let say = |lora: Lora| match lora.rank {
+                0 => "no adapter".to_owned(),
+                rank => format!("an adapter of rank {rank}, alpha {}", lora.alpha),
+            };
+            let why = format!("{} is wanted; the run began with {}", say(is), say(was));
+            return Err(Error::Config { key: "train.lora".into(), why });
         }
         let mut model = config.build()?;
         let mut optimizer = optimizer(&config.train);

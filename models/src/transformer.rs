@@ -25,150 +25,23 @@
 //! Source: Vaswani et al. 2017; pre-norm as in Radford et al. 2019; relative attention from Shaw et al.
 //! 2018 and Huang et al. 2018; sparse attention from Child et al. 2019 and MuseNet (Payne 2019).
 
+mod block;
+mod positions;
+mod presets;
 mod sizes;
 mod step;
 
-pub use sizes::{Positions, TRANSFORMER, TransformerConfig};
+pub use positions::Positions;
+pub use presets::TRANSFORMER;
+pub use sizes::TransformerConfig;
 pub use step::TransformerGenerator;
 
 use crate::data::Batch;
-use crate::layers::{Linear, Norm};
+use crate::layers::{Norm, scored, smoothed_cross_entropy};
 use crate::{Generator, Model, Part, Precision, Result, Scored};
-use etude_engine::{Attention, Ids, Module, Param, Rng, Tensor, attention, init, no_grad};
-use etude_engine::{NO_ID, self_attention};
-
-/// One block: attention and feed-forward layer, each with its norm.
-struct Block {
-    norm1: Norm,
-    qkv: Linear,
-    /// `e`, `[heads, reach, head_dim]`, the nearest last.
-    er: Option<Param>,
-    proj: Linear,
-    norm2: Norm,
-    up: Linear,
-    down: Linear,
-}
-
-impl Block {
-    /// Weights as Glorot & Bengio 2010 draw them; those that are added to the stream are smaller, so
-    /// that the stream of a deep network begins no wider (Radford et al. 2019).
-    fn new(config: &TransformerConfig, name: &str, rng: &mut Rng) -> Result<Block> {
-        let (d, ff) = (config.hidden, config.ff);
-        let added = 1.0 / (2.0 * config.layers as f32).sqrt();
-        let mut linear = |part: &str, from, to, scale| -> Result<Linear> {
-            let weight = init::xavier(rng, to, from)?.scale(scale)?;
-            Ok(Linear::of(&format!("{name}.{part}"), weight, Tensor::zeros(&[to])?))
-        };
-        let qkv = linear("qkv", d, 3 * d, 1.0)?;
-        let proj = linear("proj", d, d, added)?;
-        let (up, down) = (linear("up", d, ff, 1.0)?, linear("down", ff, d, added)?);
-        let shape = [config.heads, config.reach(), config.head_dim()];
-        let er = (config.positions == Positions::Relative)
-            .then(|| init::normal(rng, &shape, 0.0, 0.02))
-            .transpose()?
-            .map(|e| Param::new(format!("{name}.er"), e));
-        let norm = |part: &str| Norm::new(&format!("{name}.{part}"), d);
-        Ok(Block { norm1: norm("norm1")?, qkv, er, proj, norm2: norm("norm2")?, up, down })
-    }
-
-    /// Runs the block on the stream `[batch * steps, hidden]`.
-    fn forward(
-        &self,
-        x: &Tensor,
-        config: &TransformerConfig,
-        [batch, steps]: [usize; 2],
-        rng: &mut Option<&mut Rng>,
-    ) -> Result<Tensor> {
-        let drop = |x: Tensor, rng: &mut Option<&mut Rng>| match rng.as_deref_mut() {
-            Some(rng) => Ok::<_, crate::Error>(x.dropout(config.dropout, rng)?),
-            None => Ok(x),
-        };
-        let normed = |norm: &Norm, x: &Tensor, wanted: bool| {
-            if wanted { norm.forward(x) } else { Ok(x.clone()) }
-        };
-        let (pre, post) = (config.pre_norm, !config.pre_norm);
-        let a = self.attend(&normed(&self.norm1, x, pre)?, config, [batch, steps], rng)?;
-        let x = x.add(&drop(self.proj.forward(&a)?, rng)?)?;
-        let x = normed(&self.norm1, &x, post)?;
-        let h = normed(&self.norm2, &x, pre)?.linear(&self.up.weight.value, None)?;
-        let h = h.bias_activation(&self.up.bias.value, None, config.activation)?;
-        let x = x.add(&drop(self.down.forward(&h)?, rng)?)?;
-        normed(&self.norm2, &x, post)
-    }
-
-    /// What all heads find: `[batch * steps, hidden]` to the same.
-    fn attend(
-        &self,
-        x: &Tensor,
-        config: &TransformerConfig,
-        [batch, steps]: [usize; 2],
-        rng: &mut Option<&mut Rng>,
-    ) -> Result<Tensor> {
-        let (heads, d) = (config.heads, config.head_dim());
-        let mut none = Rng::new(0);
-        let (dropout, rng) = match rng.as_deref_mut() {
-            Some(rng) => (config.dropout, rng),
-            None => (0.0, &mut none),
-        };
-        let how = Attention { dropout, ..Attention::new(config.mask(steps)) };
-        let qkv = self.qkv.forward(x)?.reshape(&[batch, steps, 3, heads, d])?;
-        let er = self.er.as_ref().map(|er| &er.value);
-        let a = if config.positions == Positions::Rotary {
-            let part = |at| Ok::<_, crate::Error>(qkv.select(2, at)?.permute(&[0, 2, 1, 3])?);
-            let (q, k) = (turned(&part(0)?)?, turned(&part(1)?)?);
-            attention(&q, &k, &part(2)?, er, &how, rng)?.permute(&[0, 2, 1, 3])?
-        } else {
-            self_attention(&qkv, er, &how, rng)?
-        };
-        Ok(a.reshape(&[batch * steps, config.hidden])?)
-    }
-
-    fn params(&self) -> [&dyn Module; 6] {
-        [&self.norm1, &self.qkv, &self.proj, &self.norm2, &self.up, &self.down]
-    }
-}
-
-impl Module for Block {
-    fn visit(&self, f: &mut dyn FnMut(&Param)) {
-        self.params().into_iter().for_each(|p| p.visit(f));
-        self.er.iter().for_each(f);
-    }
-
-    fn visit_mut(&mut self, f: &mut dyn FnMut(&mut Param)) {
-        let Block { norm1, qkv, er, proj, norm2, up, down } = self;
-        let all: [&mut dyn Module; 6] = [norm1, qkv, proj, norm2, up, down];
-        all.into_iter().for_each(|p| p.visit_mut(f));
-        er.iter_mut().for_each(f);
-    }
-}
-
-/// The angle by which pair `i` of `pairs` is turned at a place (Su et al. 2021), and the wave of the
-/// sinusoids (Vaswani et al. 2017).
-fn angle(place: usize, i: usize, pairs: usize) -> f64 {
-    place as f64 * 10_000f64.powf(-(i as f64) / pairs as f64)
-}
-
-/// Turns each pair `(x_i, x_(i + D/2))` of `[batch, heads, steps, D]` by the angle of its step.
-fn turned(x: &Tensor) -> Result<Tensor> {
-    let (steps, pairs) = (x.shape()[2], x.shape()[3] / 2);
-    let table = |f: fn(f64) -> f64| {
-        let values = (0..steps * pairs).map(|at| f(angle(at / pairs, at % pairs, pairs)) as f32);
-        Tensor::new(values.collect::<Vec<f32>>(), &[steps, pairs])
-    };
-    let (cos, sin) = (table(f64::cos)?, table(f64::sin)?);
-    let (a, b) = (x.slice(3, 0..pairs)?, x.slice(3, pairs..2 * pairs)?);
-    let first = a.mul(&cos)?.sub(&b.mul(&sin)?)?;
-    Ok(Tensor::concat(&[&first, &b.mul(&cos)?.add(&a.mul(&sin)?)?], 3)?)
-}
-
-/// The vector of a place: sines, then cosines, of waves from 2 pi to 10,000 times as long.
-fn sinusoid(place: usize, y: &mut [f32]) {
-    let pairs = y.len().div_ceil(2);
-    for (i, y) in y.iter_mut().enumerate() {
-        let phase = angle(place, i % pairs, pairs);
-        *y = if i < pairs { phase.sin() } else { phase.cos() } as f32;
-    }
-}
+use block::{Block, Pass};
+use etude_engine::{Ids, Module, NO_ID, Param, Rng, Tensor, init, no_grad};
+use positions::Turns;
 
 /// A Transformer language model.
 pub struct Transformer {
@@ -265,8 +138,12 @@ impl Transformer {
         if let Some(rng) = rng.as_deref_mut() {
             x = x.dropout(self.config.dropout, rng)?;
         }
+        let turns = (self.config.positions == Positions::Rotary)
+            .then(|| Turns::new(steps, self.config.head_dim() / 2))
+            .transpose()?;
+        let pass = Pass { config: &self.config, batch: pieces, steps, turns };
         for block in &self.blocks {
-            x = block.forward(&x, &self.config, [pieces, steps], rng)?;
+            x = block.forward(&x, &pass, rng)?;
         }
         if let Some(norm) = &self.norm {
             x = norm.forward(&x)?;
@@ -276,27 +153,22 @@ impl Transformer {
 
     /// What is added to the input at each step, `[steps, hidden]`.
     fn places(&self, steps: usize) -> Result<Option<Tensor>> {
-        let d = self.config.hidden;
-        match (&self.positions, self.config.positions) {
+        Ok(match (&self.positions, self.config.positions) {
             (Some(table), _) => {
                 let places = (0..steps).map(|t| (t % self.config.context) as u32);
-                Ok(Some(table.value.embedding(&Ids::new(places.collect::<Vec<u32>>()))?))
+                Some(table.value.embedding(&Ids::new(places.collect::<Vec<u32>>()))?)
             }
-            (None, Positions::Sinusoidal) => {
-                let mut values = vec![0.0; steps * d];
-                values.chunks_exact_mut(d).enumerate().for_each(|(t, row)| sinusoid(t, row));
-                Ok(Some(Tensor::new(values, &[steps, d])?))
-            }
-            _ => Ok(None),
-        }
+            (None, Positions::Sinusoidal) => Some(positions::sinusoids(steps, self.config.hidden)?),
+            _ => None,
+        })
     }
 }
 
-/// Ids of a batch, step after step, put piece after piece.
-fn by_piece(ids: &[u32], steps: usize, pieces: usize, active: usize) -> Vec<u32> {
-    let at = |piece: usize, step: usize| (step * pieces + piece) * active;
+/// What stands step after step in a batch, `[steps, pieces, width]`, put piece after piece.
+fn by_piece<T: Copy>(x: &[T], steps: usize, pieces: usize, width: usize) -> Vec<T> {
+    let at = |piece: usize, step: usize| (step * pieces + piece) * width;
     let rows = (0..pieces).flat_map(|p| (0..steps).map(move |t| at(p, t)));
-    rows.flat_map(|at| &ids[at..at + active]).copied().collect()
+    rows.flat_map(|at| &x[at..at + width]).copied().collect()
 }
 
 impl Module for Transformer {
@@ -319,30 +191,18 @@ impl Module for Transformer {
 
 impl Model for Transformer {
     fn loss(&self, batch: &Batch, dropout: Option<&mut Rng>) -> Result<Tensor> {
-        let training = dropout.is_some();
+        let share = if dropout.is_some() { self.config.label_smoothing } else { 0.0 };
         let logits = self.forward(batch, dropout)?;
         let targets = Ids::new(by_piece(&batch.targets, batch.steps, batch.batch, 1));
-        let share = self.config.label_smoothing;
-        if share == 0.0 || !training {
-            return Ok(logits.cross_entropy(&targets)?);
-        }
-        // (1 - share) of a target is itself; the rest is spread evenly (Szegedy et al. 2016).
-        let counts =
-            targets.as_slice().iter().map(|t| f32::from(u8::from(*t != crate::data::NO_TARGET)));
-        let counts = Tensor::new(counts.collect::<Vec<f32>>(), &[targets.rows(), 1])?;
-        let log_p = logits.log_softmax()?;
-        let spread = share / (self.vocab * batch.target_count().max(1)) as f32;
-        let even = log_p.mul(&counts)?.sum_all()?.scale(-spread)?;
-        let kept = (1.0 - share) / batch.target_count().max(1) as f32;
-        Ok(log_p.gather(&targets)?.sum_all()?.scale(-kept)?.add(&even)?)
+        smoothed_cross_entropy(&logits, &targets, share)
     }
 
     fn score(&self, batch: &Batch) -> Result<Scored> {
-        let (pieces, vocab) = (batch.batch, self.vocab);
+        let pieces = batch.batch;
+        // Sparse attention begins anew at the end of its context.
         let most = if self.config.is_sparse() { self.config.context } else { batch.steps.max(1) };
-        let mut scored = Scored { nats: Vec::with_capacity(batch.targets.len()), hits: 0 };
+        let mut all = Scored { nats: Vec::with_capacity(batch.targets.len()), hits: 0 };
         for first in (0..batch.steps).step_by(most) {
-            // Sparse attention begins anew at the end of its context.
             let steps = first..(first + most).min(batch.steps);
             let part = |x: &[u32], width: usize| x[steps.start * width..steps.end * width].to_vec();
             let part = Batch {
@@ -353,20 +213,12 @@ impl Model for Transformer {
                 ..*batch
             };
             let logits = no_grad(|| self.forward(&part, None))?;
-            let targets = by_piece(&part.targets, part.steps, pieces, 1);
-            let nats = logits.cross_entropy_rows(&Ids::new(targets.as_slice()))?.to_vec();
-            let row = |t: usize, p: usize| nats[p * part.steps + t];
-            scored.nats.extend(
-                (0..part.steps)
-                    .flat_map(|t| (0..pieces).map(move |p| (t, p)))
-                    .map(|(t, p)| row(t, p)),
-            );
-            let values = logits.values();
-            let rows = values.chunks_exact(vocab).zip(&targets);
-            scored.hits +=
-                rows.filter(|(row, target)| crate::layers::likeliest(row) == **target).count();
+            let found = scored(&logits, &by_piece(&part.targets, part.steps, pieces, 1))?;
+            // Back to step after step.
+            all.nats.extend(by_piece(&found.nats, pieces, part.steps, 1));
+            all.hits += found.hits;
         }
-        Ok(scored)
+        Ok(all)
     }
 
     fn generator(&self, precision: Precision) -> Result<Box<dyn Generator>> {

@@ -97,12 +97,11 @@ pub fn read_model(bytes: &[u8], path: &str) -> Result<Loaded> {
             .and_then(|()| adapted.check_finite())
             .map_err(|e| fault(e.to_string()))?;
         settings["train"]["lora"] = 0.into();
-        let step = file.metadata().get(STEP).and_then(|s| s.parse().ok());
-        return Ok(Loaded { config, model: adapted.merged()?, settings, step });
+        model = adapted.merged()?;
+    } else {
+        file.load_into(&mut *model).map_err(|e| fault(e.to_string()))?;
     }
-    file.load_into(&mut *model)
-        .and_then(|()| model.check_finite())
-        .map_err(|e| fault(e.to_string()))?;
+    model.check_finite().map_err(|e| fault(e.to_string()))?;
     let step = file.metadata().get(STEP).and_then(|s| s.parse().ok());
     Ok(Loaded { config, model, settings, step })
 }

@@ -8,6 +8,8 @@ use etude_models::{Generator, Model, Part, Precision, Result, Scored, config, re
 use etude_tokenizer::chord::Chord;
 use etude_tokenizer::{Meter, Note, Polyphony, Satb, Score, Track, schemes};
 use proptest::prelude::*;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 const FOUR: Meter = Meter { tick: 0, numerator: 4, denominator: 4 };
 
@@ -78,18 +80,6 @@ proptest! {
     }
 }
 
-#[test]
-fn a_search_of_one_piece_is_plain_drawing() {
-    let config = speaking("melody");
-    let plain = writer(&config, 3).write(&request(9)).unwrap();
-    assert_eq!(plain.tokens.len(), 64);
-    for iteration in [1, 5, 64, 1000] {
-        let sampling = Sampling { iteration, ..Sampling::default() };
-        let one = writer(&config, 3).write(&Request { sampling, ..request(9) }).unwrap();
-        assert_eq!(one.tokens, plain.tokens);
-    }
-}
-
 /// The log-likelihood of a piece under its model.
 fn nats(config: &ModelConfig, tokens: &[u32], seed: u64) -> f64 {
     let mut generator = config.build(seed).unwrap().generator(Precision::F32).unwrap();
@@ -121,16 +111,31 @@ fn a_search_finds_likelier_pieces() {
     assert!(wide > plain + 3.0 && branches > plain + 3.0, "{plain} {wide} {branches}");
 }
 
-/// A model whose generator cannot be set back: a search has to read the tokens again.
-struct Forgetful(Box<dyn Model>);
-struct Replayed(Box<dyn Generator>);
+/// A model whose generator cannot be set back to a state: a search has to read tokens again, those
+/// alone that are new if it can be rewound.
+struct Forgetful {
+    model: Box<dyn Model>,
+    rewinds: bool,
+    steps: Arc<AtomicUsize>,
+}
+struct Replayed {
+    generator: Box<dyn Generator>,
+    rewinds: bool,
+    steps: Arc<AtomicUsize>,
+}
+
+impl Forgetful {
+    fn new(model: Box<dyn Model>, rewinds: bool) -> Forgetful {
+        Forgetful { model, rewinds, steps: Arc::default() }
+    }
+}
 
 impl etude_engine::Module for Forgetful {
     fn visit(&self, f: &mut dyn FnMut(&etude_engine::Param)) {
-        self.0.visit(f);
+        self.model.visit(f);
     }
     fn visit_mut(&mut self, f: &mut dyn FnMut(&mut etude_engine::Param)) {
-        self.0.visit_mut(f);
+        self.model.visit_mut(f);
     }
 }
 
@@ -140,25 +145,30 @@ impl Model for Forgetful {
         batch: &etude_models::data::Batch,
         dropout: Option<&mut etude_engine::Rng>,
     ) -> Result<etude_engine::Tensor> {
-        self.0.loss(batch, dropout)
+        self.model.loss(batch, dropout)
     }
     fn score(&self, batch: &etude_models::data::Batch) -> Result<Scored> {
-        self.0.score(batch)
+        self.model.score(batch)
     }
     fn generator(&self, precision: Precision) -> Result<Box<dyn Generator>> {
-        Ok(Box::new(Replayed(self.0.generator(precision)?)))
+        let (generator, rewinds) = (self.model.generator(precision)?, self.rewinds);
+        Ok(Box::new(Replayed { generator, rewinds, steps: self.steps.clone() }))
     }
     fn parts(&self) -> Vec<Part> {
-        self.0.parts()
+        self.model.parts()
     }
 }
 
 impl Generator for Replayed {
     fn reset(&mut self) {
-        self.0.reset();
+        self.generator.reset();
     }
     fn step(&mut self, rows: &[u32]) -> Result<&[f32]> {
-        self.0.step(rows)
+        self.steps.fetch_add(1, Ordering::Relaxed);
+        self.generator.step(rows)
+    }
+    fn rewind(&mut self, place: usize) -> bool {
+        self.rewinds && self.generator.rewind(place)
     }
 }
 
@@ -180,7 +190,7 @@ fn going_back_to_a_state_is_reading_the_tokens_again() {
         let primer = Some(tune(&[(0, 4, 60), (4, 4, 64), (8, 8, 67)]));
         let request = Request { sampling, primer, length: Length::Bars(2), ..request(4) };
         let kept = writer(&config, 8).write(&request).unwrap();
-        let model = Forgetful(config.build(8).unwrap());
+        let model = Forgetful::new(config.build(8).unwrap(), false);
         let replayed = Writer::new(&config, &model).unwrap().write(&request).unwrap();
         assert_eq!(kept, replayed, "{name} {sets:?}");
         let mut generator = config.build(8).unwrap().generator(Precision::F32).unwrap();
@@ -188,6 +198,49 @@ fn going_back_to_a_state_is_reading_the_tokens_again() {
         assert!(generator.set_state(&state[1..]).is_err(), "{name}");
         assert!(generator.set_state(&[&state[..], &[0.0]].concat()).is_err(), "{name}");
     }
+}
+
+#[test]
+fn a_search_with_a_transformer_reads_what_is_new_and_finds_the_same() {
+    for (sets, is_shorter) in [
+        (&["heads=4"][..], true),
+        (&["heads=2", "positions=rope"], true),
+        (&["heads=3", "positions=learned", "sparse_block=8", "sparse_stride=4"], true),
+        // Beyond the context tokens are gone, and all are read again.
+        (&["heads=3", "context=20"], false),
+        (&["heads=3", "context=24", "positions=rope", "sparse_block=8", "sparse_stride=4"], false),
+    ] {
+        let config = config("transformer/music-transformer-tiny", sets);
+        let sampling = Sampling { beam: 3, branch: 2, iteration: 5, ..Sampling::default() };
+        let primer = Some(tune(&[(0, 4, 60), (4, 4, 64), (8, 8, 67)]));
+        let request = Request { sampling, primer, length: Length::Bars(3), ..request(4) };
+        let [(fresh, all), (rewound, new)] = [false, true].map(|rewinds| {
+            let model = Forgetful::new(config.build(8).unwrap(), rewinds);
+            let piece = Writer::new(&config, &model).unwrap().write(&request).unwrap();
+            (piece, model.steps.load(Ordering::Relaxed))
+        });
+        assert_eq!(rewound, fresh, "{sets:?}");
+        assert!(if is_shorter { 2 * new < all } else { new <= all }, "{sets:?}: {new} of {all}");
+    }
+}
+
+#[test]
+fn who_listens_to_a_search_can_end_its_piece() {
+    let config = speaking("melody");
+    let sampling = Sampling { beam: 2, branch: 2, iteration: 8, ..Sampling::default() };
+    let request = Request { sampling, ..request(1) };
+    let whole = writer(&config, 3).write(&request).unwrap();
+    let mut heard = Vec::new();
+    let piece = writer(&config, 3)
+        .write_watched(&request, None, &mut |token, at| {
+            heard.push((token, at));
+            heard.len() < 40
+        })
+        .unwrap();
+    assert_eq!(piece.tokens, whole.tokens[..40]);
+    assert_eq!(heard.iter().map(|h| h.0).collect::<Vec<_>>(), piece.tokens);
+    let steps = piece.score.end_tick() * 4 / u64::from(piece.score.ticks_per_quarter);
+    assert!(steps <= 40 && piece.score.note_count() < whole.score.note_count(), "{steps}");
 }
 
 #[test]

@@ -1,12 +1,15 @@
 //! Adapters: gradients reach the pairs alone, sums are what is written with, files fit one model.
 #![cfg(feature = "train")]
 
-use etude_engine::{Dtype, Module, Rng, named_parameters};
+use etude_engine::{
+    Dtype, Module, Param, Rng, Tensor, WeightFile, named_parameters, write_weights,
+};
 use etude_models::data::{Batch, Conditions, Piece, Pieces};
 use etude_models::evaluate::{likelihood, written_likelihood};
 use etude_models::lora::{Adapted, Lora, add_adapter, blend, extract};
 use etude_models::registry::{self, ModelConfig, preset_config};
-use etude_models::{Model, Precision, config, read_model, save_weights};
+use etude_models::{Generator, Model, Part, Precision, Result, Scored};
+use etude_models::{config, read_model, save_weights};
 use etude_tokenizer::Meter;
 use serde_json::{Map, Value, json};
 
@@ -250,4 +253,113 @@ fn an_adapter_for_another_model_is_refused() {
     assert!(error.starts_with("two: made for weights"), "{error}");
     let none = Lora { rank: 500, alpha: 1.0 };
     assert!(Adapted::new(config.build(1).unwrap(), none, 1).is_err());
+}
+
+/// An adapter file with other numbers and with what it says of itself changed.
+fn forged(
+    bytes: &[u8],
+    change: impl Fn(&mut Value),
+    pairs: impl Fn(&str, f32) -> Option<f32>,
+) -> Vec<u8> {
+    let file = WeightFile::parse(bytes).unwrap();
+    let mut metadata = file.metadata().clone();
+    let mut about = serde_json::from_str(&metadata["etude.adapter"]).unwrap();
+    change(&mut about);
+    metadata.insert("etude.adapter".into(), about.to_string());
+    let tensors = file.entries().keys().filter_map(|name| {
+        let tensor = file.tensor(name).unwrap();
+        let values: Option<Vec<f32>> = tensor.to_vec().iter().map(|x| pairs(name, *x)).collect();
+        Some((name.clone(), Tensor::new(values?, tensor.shape()).unwrap()))
+    });
+    write_weights(&tensors.collect::<Vec<_>>(), Dtype::F32, &metadata).unwrap()
+}
+
+#[test]
+fn an_adapter_that_says_what_cannot_be_is_refused() {
+    let config = config("lstm/melody-basic", &[]);
+    let good = adapter(&config, 2);
+    let refusal = |bytes: &[u8]| {
+        let mut model = config.build(1).unwrap();
+        let text = add_adapter(&mut *model, &config, bytes, "f").unwrap_err().to_string();
+        assert!(text.starts_with("f: "), "{text}");
+        text
+    };
+    let same = |_: &str, x: f32| Some(x);
+    add_adapter(&mut *config.build(1).unwrap(), &config, &forged(&good, |_| (), same), "f")
+        .unwrap();
+    for (key, value) in
+        [("rank", json!(0)), ("alpha", json!(-1.0)), ("alpha", json!(1e7)), ("alpha", json!(1e300))]
+    {
+        let text = refusal(&forged(&good, |about| about[key] = value.clone(), same));
+        assert!(text.contains("a rank of at least 1 and an alpha of 0 to 1000000"), "{text}");
+    }
+    let text = refusal(&forged(&good, |_| (), |_, _| None));
+    assert!(text.contains("without a pair"), "{text}");
+    // Each number is finite, their product is not.
+    let large = forged(&good, |_| (), |_, _| Some(1e30));
+    let text = refusal(&large);
+    assert!(text.contains("finite"), "{text}");
+    let nearly = |about: &mut Value| about["alpha"] = json!(1e6);
+    let nearly = forged(&good, nearly, |name, x| Some(if name.ends_with("_b") { 3e38 } else { x }));
+    let text = blend((&good, "one"), (&nearly, "two"), 0.5).unwrap_err().to_string();
+    assert!(text.starts_with("two: ") && text.contains("finite"), "{text}");
+}
+
+#[test]
+fn a_run_whose_sum_is_not_finite_is_refused() {
+    let config = config("lstm/melody-basic", &[]);
+    let mut model = adapted(&config, 2);
+    model.visit_mut(&mut |p| {
+        if p.name.contains(".lora_") {
+            p.update(|x| x.fill(1e30));
+        }
+    });
+    let text = read_model(&file(&config, &model), "run").err().unwrap().to_string();
+    assert!(text.starts_with("run: ") && text.contains("finite"), "{text}");
+}
+
+/// A model that fails in the middle of its work.
+struct Failing(Box<dyn Model>);
+
+impl Module for Failing {
+    fn visit(&self, f: &mut dyn FnMut(&Param)) {
+        self.0.visit(f);
+    }
+    fn visit_mut(&mut self, f: &mut dyn FnMut(&mut Param)) {
+        self.0.visit_mut(f);
+    }
+}
+
+impl Model for Failing {
+    fn loss(&self, _: &Batch, _: Option<&mut Rng>) -> Result<Tensor> {
+        panic!("in the middle of its work")
+    }
+    fn score(&self, batch: &Batch) -> Result<Scored> {
+        self.0.score(batch)
+    }
+    fn generator(&self, precision: Precision) -> Result<Box<dyn Generator>> {
+        self.0.generator(precision)
+    }
+    fn parts(&self) -> Vec<Part> {
+        self.0.parts()
+    }
+}
+
+#[test]
+fn weights_come_back_after_a_panic() {
+    let config = config("lstm/melody-basic", &[]);
+    let failing = Failing(config.build(1).unwrap());
+    let mut model = Adapted::new(Box::new(failing), LORA, 2).unwrap();
+    model.visit_mut(&mut |p| {
+        if p.name.ends_with(".lora_b") {
+            p.update(|b| b.fill(0.1));
+        }
+    });
+    let before = weights(&model);
+    let piece = piece(vocab(&config), 3);
+    let batch = Batch::new(&[(&piece, 0)], 100);
+    let failed =
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| model.loss(&batch, None)));
+    assert!(failed.is_err());
+    assert_eq!(weights(&model), before);
 }

@@ -1,32 +1,20 @@
 //! Training: batches by the step alone, resume bit for bit, any number of threads, faults told.
 #![cfg(feature = "train")]
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use etude_engine::Pool;
-use etude_models::data::{Batch, Dataset, Scores};
+use etude_models::data::{Augment, Batch, Dataset, Pieces, Scores};
 use etude_models::registry::{model_keys, preset_config};
 use etude_models::run::RunDir;
 use etude_models::train::{End, RunConfig, Trainer};
 use etude_models::{Error, config};
-use etude_tokenizer::{Note, Score, Track};
+use etude_tokenizer::{Drums, Encoded, Encoding, Melody, Note, Score, Track};
 
-struct Folder(PathBuf);
+#[path = "../../tests/support/folder.rs"]
+mod folder;
 
-impl Folder {
-    fn new(name: &str) -> Folder {
-        let path = std::env::temp_dir().join(format!("etude-train-{}-{name}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&path);
-        std::fs::create_dir_all(&path).unwrap();
-        Folder(path)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
+use folder::Folder;
 
 /// Tunes that walk up and down a scale, each from its own note.
 fn tunes(count: u8) -> Vec<(String, Score)> {
@@ -310,7 +298,7 @@ fn configurations_survive_toml() {
 
 /// A folder's worth of pieces on the disk.
 fn stored(config: &RunConfig) -> Dataset {
-    use etude_models::data::{Pieces, Stored};
+    use etude_models::data::Stored;
     use etude_models::store::Store;
     let encoding = config.model.encoding().unwrap();
     let mut store = Store::scratch(encoding.name(), encoding.vocab_size()).unwrap();
@@ -405,11 +393,80 @@ fn speed_and_loudness_change_where_the_encoding_has_them() {
     assert_eq!(ends.into_iter().collect::<Vec<_>>(), wanted);
     let near = |v: &u8| (i32::from(*v) - i32::from(velocity)).abs() <= 9 + 3;
     assert!(velocities.iter().all(near) && velocities.iter().any(|v| v.abs_diff(velocity) >= 6));
-    for (set, key) in [("stretch=5", "train.stretch"), ("velocity=5", "train.velocity")] {
+    for (set, key) in [
+        ("transpose=2", "train.transpose"),
+        ("stretch=5", "train.stretch"),
+        ("velocity=5", "train.velocity"),
+    ] {
         let mut map = preset_config("lstm/melody-basic").unwrap();
         let keys = [&model_keys()[..], etude_models::train::TRAIN_KEYS].concat();
         config::set(&mut map, set, &keys).unwrap();
         let error = RunConfig::read(map).unwrap_err().to_string();
         assert!(error.starts_with(key) && error.contains("melody-c"), "{error}");
     }
+}
+
+/// A melody under a name of its own.
+struct Own(Melody);
+
+impl Encoding for Own {
+    fn name(&self) -> &str {
+        "own"
+    }
+    fn vocab_size(&self) -> usize {
+        self.0.vocab_size()
+    }
+    fn token_name(&self, token: u32) -> String {
+        self.0.token_name(token)
+    }
+    fn quantise(&self, score: &Score) -> Score {
+        self.0.quantise(score)
+    }
+    fn encode(&self, score: &Score) -> etude_tokenizer::Result<Encoded> {
+        self.0.encode(score)
+    }
+    fn decode(&self, tokens: &[u32]) -> etude_tokenizer::Result<Score> {
+        self.0.decode(tokens)
+    }
+}
+
+#[test]
+fn a_change_that_cannot_be_made_is_an_error() {
+    let change = |encoding: &dyn Encoding, augment| {
+        let changed = Pieces::default().changed(encoding, augment);
+        changed.err().map(|e| e.to_string()).unwrap_or_default()
+    };
+    assert_eq!(change(&Melody::basic(), Augment::by(1)), "");
+    let fault = change(&Melody::basic_in_c(), Augment::by(1));
+    assert!(fault.starts_with("train.transpose: the encoding melody-c holds no key"), "{fault}");
+    let fault = change(&Drums::kit(), Augment::by(1));
+    assert!(fault.starts_with("train.transpose: the encoding drums holds no key"), "{fault}");
+    // Training pieces are decoded by the encoding of that name.
+    assert_eq!(change(&Own(Melody::basic()), Augment::default()), "");
+    let fault = change(&Own(Melody::basic()), Augment::by(1));
+    assert!(fault.contains("no encoding own"), "{fault}");
+}
+
+#[test]
+fn a_run_does_not_go_on_with_another_adapter() {
+    let folder = Folder::new("adapter");
+    let path = folder.0.join("run");
+    train(&settings("gru/basic", &["steps=2", "lora=2"]), &path);
+    let resume = |sets: &[&str]| {
+        let config = settings("gru/basic", &[&["steps=3"], sets].concat());
+        let run = RunDir::open(&path, true).unwrap();
+        Trainer::resume(config.clone(), data(&config), run)
+    };
+    for (sets, wanted) in [
+        (
+            &["lora=0"][..],
+            "no adapter is wanted; the run began with an adapter of rank 2, alpha 16",
+        ),
+        (&["lora=3"], "an adapter of rank 3, alpha 16 is wanted; the run"),
+        (&["lora=2", "lora_alpha=8"], "an adapter of rank 2, alpha 8 is wanted; the run"),
+    ] {
+        let fault = resume(sets).err().unwrap().to_string();
+        assert!(fault.starts_with(&format!("train.lora: {wanted}")), "{fault}");
+    }
+    assert_eq!(resume(&["lora=2"]).unwrap().step(), 2);
 }

@@ -107,12 +107,49 @@ fn a_generator_goes_back_to_where_it_was() {
         tokens.iter().map(|t| generator.step(&[*t]).unwrap().to_vec()).collect()
     };
     let first = steps(&[1, 2, 3, 4, 5]);
-    generator.rewind(2).unwrap();
-    assert!(generator.rewind(3).is_err());
+    assert!(generator.rewind(2));
+    assert!(!generator.rewind(3));
     let mut steps = |tokens: &[u32]| -> Vec<Vec<f32>> {
         tokens.iter().map(|t| generator.step(&[*t]).unwrap().to_vec()).collect()
     };
     assert_eq!(steps(&[3, 4, 5]), first[2..]);
+    // Its context are 16 tokens: of those before, too few are left.
+    steps(&[6; 20]);
+    assert!(!generator.rewind(24));
+}
+
+/// Where the context ends the older half goes, in whole patterns: what follows is what a sequence says
+/// that begins where the kept tokens begin. One layer, so that these know of nothing before, and places
+/// by distance alone.
+#[test]
+fn sparse_attention_goes_on_beyond_its_context() {
+    let sizes = TransformerConfig {
+        context: 48,
+        positions: Positions::Rotary,
+        ..TransformerConfig::plain(12, 1, 3, 20)
+    };
+    let sizes = TransformerConfig { sparse_block: 8, sparse_stride: 3, ..sizes };
+    let model = Transformer::new(sizes, 11, 11, 5).unwrap();
+    let mut generator = model.generator(Precision::F32).unwrap();
+    let tokens = piece(130, 11, Conditions::None, 9).tokens;
+    let inputs: Vec<u32> = [etude_engine::NO_ID].iter().chain(&tokens).copied().collect();
+    let mut cuts = 0;
+    for t in 0..130 {
+        let logits = generator.step(&inputs[t..t + 1]).unwrap().to_vec();
+        // 24 tokens are a whole pattern of blocks of 8 and columns 3 apart.
+        let from = if t < 48 { 0 } else { (t / 24 - 1) * 24 };
+        cuts += usize::from(t >= 48 && t % 24 == 0);
+        let rows = inputs[from..=t].to_vec();
+        let steps = rows.len();
+        let batch =
+            Batch { rows, targets: vec![0; steps], keys: Vec::new(), steps, batch: 1, active: 1 };
+        let whole = model.forward(&batch, None).unwrap().to_vec();
+        for (a, b) in logits.iter().zip(&whole[(steps - 1) * 11..]) {
+            // Angles up to 130 are known to 4e-6; some hundred roundings of 6e-8 beside that.
+            assert!((a - b).abs() < 1e-4, "step {t}: {a} against {b}");
+        }
+    }
+    assert_eq!(cuts, 4);
 }
 
 #[test]

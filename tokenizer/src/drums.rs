@@ -162,6 +162,10 @@ impl Encoding for Drums {
         self.bits() as usize
     }
 
+    fn has_key(&self) -> bool {
+        false
+    }
+
     /// The drums on the grid: one track, each kind by the pitch that stands for it, velocity 100,
     /// a step long.
     fn quantise(&self, score: &Score) -> Score {

@@ -29,6 +29,17 @@ pub enum TokenTime {
     Bars(u32),
 }
 
+/// What an encoding holds of the speed of a piece.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Speed {
+    /// Nothing: its steps are parts of a bar.
+    None,
+    /// Its steps are hundredths of a second.
+    Time,
+    /// The tempo, beside steps that are parts of a bar.
+    Tempo,
+}
+
 /// A way to write a score as tokens of a named vocabulary.
 ///
 /// On a score that the encoding's own `quantise` returns, `decode(encode(score))` is that score.
@@ -78,6 +89,22 @@ pub trait Encoding: Send + Sync {
     fn key_shift(&self, score: &Score) -> i32 {
         let _ = score;
         0
+    }
+
+    /// Whether a piece in another key has other tokens: not where everything is read in one key, nor
+    /// where there are no pitches.
+    fn has_key(&self) -> bool {
+        true
+    }
+
+    /// What of a piece's speed is in its tokens.
+    fn speed(&self) -> Speed {
+        Speed::None
+    }
+
+    /// Whether a piece that is louder has other tokens.
+    fn has_velocity(&self) -> bool {
+        false
     }
 
     /// The score as this encoding hears it: on its grid, in its range, losses removed.

@@ -35,7 +35,7 @@ pub mod twins;
 pub use augment::{stretch, stretch_ticks, transpose};
 pub use bars::Bars;
 pub use drums::Drums;
-pub use encoding::{Encoded, Encoding, TokenTime, encoding, schemes};
+pub use encoding::{Encoded, Encoding, Speed, TokenTime, encoding, schemes};
 pub use error::Error;
 pub use events::Events;
 pub use feature_rows::{FeatureInput, FeatureReader};

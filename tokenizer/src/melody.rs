@@ -285,6 +285,10 @@ impl Encoding for Melody {
         self.shift_of(score)
     }
 
+    fn has_key(&self) -> bool {
+        !self.to_c
+    }
+
     /// The melody as this encoding hears it: one track, four ticks a quarter, velocity 100, no
     /// tempo and no metre ([`Melody::decode_with`] gives them back).
     fn quantise(&self, score: &Score) -> Score {

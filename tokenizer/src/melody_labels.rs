@@ -180,6 +180,10 @@ impl Encoding for MelodyLabels {
         self.melody.key_shift(score)
     }
 
+    fn has_key(&self) -> bool {
+        self.melody.has_key()
+    }
+
     /// The melody as [`Melody`] hears it.
     fn quantise(&self, score: &Score) -> Score {
         self.melody.quantise(score)

@@ -12,7 +12,7 @@ use crate::quantise::{
     Losses, STEPS_PER_SECOND, TIME_GRID_TICKS, end_in_order, merge_unisons, quantise_time,
 };
 use crate::sustain::apply_sustain;
-use crate::{Encoded, Encoding, MAX_SECONDS, Note, Result, Score, TokenTime, Track};
+use crate::{Encoded, Encoding, MAX_SECONDS, Note, Result, Score, Speed, TokenTime, Track};
 use std::collections::VecDeque;
 
 const NOTE_ON: u32 = 0;
@@ -136,6 +136,14 @@ impl Encoding for Performance {
 
     fn grammar(&self) -> Box<dyn Grammar> {
         Box::new(PerformanceGrammar::new(self.dynamics))
+    }
+
+    fn speed(&self) -> Speed {
+        Speed::Time
+    }
+
+    fn has_velocity(&self) -> bool {
+        self.dynamics
     }
 
     /// The score as one keyboard on a grid of 10 ms: 50 ticks a quarter note, no tempo.

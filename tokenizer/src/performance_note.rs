@@ -16,7 +16,7 @@
 use crate::grammar::{Grammar, NoteGrammar};
 use crate::performance::{bin_velocity, keyboard, velocity_bin};
 use crate::quantise::{Losses, STEPS_PER_SECOND, merge_unisons};
-use crate::{Encoded, Encoding, MAX_SECONDS, Note, Performance, Result, Score, TokenTime};
+use crate::{Encoded, Encoding, MAX_SECONDS, Note, Performance, Result, Score, Speed, TokenTime};
 
 pub(crate) const SHIFT_MINORS: u32 = 77;
 const DURATION_MINORS: u32 = 40;
@@ -153,6 +153,14 @@ impl Encoding for NotePerformance {
 
     fn grammar(&self) -> Box<dyn Grammar> {
         Box::new(NoteGrammar::new())
+    }
+
+    fn speed(&self) -> Speed {
+        Speed::Time
+    }
+
+    fn has_velocity(&self) -> bool {
+        true
     }
 
     /// The score as one keyboard on a grid of 10 ms: 50 ticks a quarter note, no tempo; rests and

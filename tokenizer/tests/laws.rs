@@ -4,7 +4,8 @@ mod common;
 
 use common::Random;
 use etude_tokenizer::{
-    Encoding, Key, Marker, Meter, Note, Pedal, Score, Tempo, Track, encoding, schemes,
+    Encoding, Key, Marker, Meter, Note, Pedal, Score, Speed, Tempo, TokenTime, Track, encoding,
+    schemes,
 };
 use proptest::prelude::*;
 
@@ -191,4 +192,31 @@ fn the_registry_knows_its_schemes_and_names_every_token() {
         assert_eq!(encoding.decode(&[]).expect("no tokens").note_count(), 0);
     }
     assert!(encoding("unheard-of").is_none());
+}
+
+/// What encodings say of themselves, on a scale in C with a beat of drums.
+#[test]
+fn keys_speeds_and_velocities_are_in_the_tokens_of_those_that_say_so() {
+    let mut score = Score::new(4);
+    let note = |tick, pitch| Note { tick, duration: 4, pitch, velocity: 60 };
+    let scale = [60, 62, 64, 65, 67, 69, 71, 72, 67, 64, 60, 60];
+    let scale = scale.into_iter().enumerate().map(|(t, pitch)| note(4 * t as u64, pitch));
+    let beat = (0..12).map(|t| note(4 * t, if t % 2 == 0 { 36 } else { 38 }));
+    score.tracks.push(Track { notes: scale.collect(), ..Track::default() });
+    score.tracks.push(Track { notes: beat.collect(), is_drum: true, ..Track::default() });
+    score.tempos.push(Tempo { tick: 0, micros_per_quarter: 500_000 });
+    let mut louder = score.clone();
+    louder.tracks.iter_mut().flat_map(|t| &mut t.notes).for_each(|n| n.velocity += 30);
+    let shifted = etude_tokenizer::transpose(&score, 2).unwrap();
+    let slower = etude_tokenizer::stretch(&score, 1.25).unwrap();
+    for encoding in all() {
+        let tokens = |score: &Score| encoding.encode(score).unwrap().tokens;
+        let (name, plain) = (encoding.name(), tokens(&score));
+        assert_eq!(tokens(&shifted) != plain, encoding.has_key(), "{name}");
+        assert_eq!(tokens(&slower) != plain, encoding.speed() != Speed::None, "{name}");
+        assert_eq!(tokens(&louder) != plain, encoding.has_velocity(), "{name}");
+        let is_time = |t| matches!(encoding.token_time(t), TokenTime::Centiseconds(_));
+        let in_time = (0..encoding.vocab_size() as u32).any(is_time);
+        assert_eq!(in_time, encoding.speed() == Speed::Time, "{name}");
+    }
 }

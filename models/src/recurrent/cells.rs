@@ -11,9 +11,9 @@
 //!
 //! Source: Cho et al. 2014 for the GRU as it was published first; Gers & Schmidhuber 2000.
 
-use super::step::of_another_model;
-use crate::Result;
-use etude_engine::{Input, LinearStep, NO_ID, Precision, Tensor};
+use crate::layers::{add, add_rows};
+use crate::{Result, of_another_model};
+use etude_engine::{Input, LinearStep, Precision, Tensor};
 
 /// `x W_ih^T + b`, `[steps, batch, gates * hidden]`.
 fn project(x: &Input, w_ih: &Tensor, b: &Tensor) -> Result<(Tensor, usize, usize)> {
@@ -28,9 +28,9 @@ fn project(x: &Input, w_ih: &Tensor, b: &Tensor) -> Result<(Tensor, usize, usize
 }
 
 /// A GRU that resets the state before it is multiplied, from a zero state: `[steps, batch, hidden]`.
-pub(super) fn gru_before(x: &Input, [w_ih, w_hh, b_ih, b_hh]: &[Tensor; 4]) -> Result<Tensor> {
+pub(super) fn gru_before(x: &Input, [w_ih, w_hh, b_ih, _]: &[Tensor; 4]) -> Result<Tensor> {
     let n = w_hh.shape()[1];
-    let (from_x, steps, batch) = project(x, w_ih, &b_ih.add(b_hh)?)?;
+    let (from_x, steps, batch) = project(x, w_ih, b_ih)?;
     let (w_rz, w_n) = (w_hh.slice(0, 0..2 * n)?, w_hh.slice(0, 2 * n..3 * n)?);
     let mut h = Tensor::zeros(&[batch, n])?;
     let mut all = Vec::with_capacity(steps);
@@ -91,6 +91,7 @@ pub(super) struct CellStep {
     gates: Vec<f32>,
     reset: Vec<f32>,
     h: Vec<f32>,
+    /// The memory of the LSTM.
     c: Vec<f32>,
 }
 
@@ -98,16 +99,15 @@ impl CellStep {
     /// Packs a layer; `p` makes it an LSTM with peepholes, else it is a GRU. The first layer reads
     /// ids.
     pub fn new(
-        [w_ih, w_hh, b_ih, b_hh]: &[Tensor; 4],
+        [w_ih, w_hh, b_ih, _]: &[Tensor; 4],
         p: Option<&Tensor>,
         is_first: bool,
         precision: Precision,
     ) -> Result<CellStep> {
         let n = w_hh.shape()[1];
-        let bias = b_ih.add(b_hh)?;
         let entrance = match is_first {
-            true => Entrance::Rows(w_ih.t()?.to_vec(), bias.to_vec()),
-            false => Entrance::Vector(LinearStep::new(w_ih, Some(&bias), 1, precision)?),
+            true => Entrance::Rows(w_ih.t()?.to_vec(), b_ih.to_vec()),
+            false => Entrance::Vector(LinearStep::new(w_ih, Some(b_ih), 1, precision)?),
         };
         let part = |rows| LinearStep::new(&w_hh.slice(0, rows)?.contiguous()?, None, 1, precision);
         let gates = w_ih.shape()[0];
@@ -119,7 +119,7 @@ impl CellStep {
             gates: vec![0.0; gates],
             reset: vec![0.0; n],
             h: vec![0.0; n],
-            c: vec![0.0; n],
+            c: vec![0.0; if p.is_some() { n } else { 0 }],
         })
     }
 
@@ -145,7 +145,7 @@ impl CellStep {
     /// If it is shorter.
     pub fn set_state<'a>(&mut self, state: &'a [f32]) -> Result<&'a [f32]> {
         let n = self.h.len();
-        let (own, rest) = state.split_at_checked(2 * n).ok_or_else(of_another_model)?;
+        let (own, rest) = state.split_at_checked(n + self.c.len()).ok_or_else(of_another_model)?;
         self.h.copy_from_slice(&own[..n]);
         self.c.copy_from_slice(&own[n..]);
         Ok(rest)
@@ -153,15 +153,12 @@ impl CellStep {
 
     /// Reads rows, or the state of the layer below.
     pub fn step(&mut self, rows: &[u32], below: &[f32]) -> Result<()> {
-        let (n, width) = (self.h.len(), self.gates.len());
+        let n = self.h.len();
         match &mut self.entrance {
             Entrance::Vector(w) => self.gates.copy_from_slice(w.apply(below)?),
             Entrance::Rows(table, bias) => {
                 self.gates.copy_from_slice(bias);
-                for row in rows.iter().filter(|row| **row != NO_ID) {
-                    let from = *row as usize * width;
-                    add(&mut self.gates, &table[from..from + width]);
-                }
+                add_rows(&mut self.gates, table, rows, "cell")?;
             }
         }
         add(&mut self.gates, self.w_hh.apply(&self.h)?);
@@ -187,8 +184,4 @@ impl CellStep {
         }
         Ok(())
     }
-}
-
-fn add(to: &mut [f32], x: &[f32]) {
-    to.iter_mut().zip(x).for_each(|(to, x)| *to += x);
 }

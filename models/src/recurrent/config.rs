@@ -2,7 +2,7 @@
 
 use super::{Cell, HeadKind, Recurrent};
 use crate::attention_cell::AttentionCell;
-use crate::config::Table;
+use crate::config::{Table, written};
 use crate::registry::Network;
 use crate::{Error, Model, Result};
 use etude_engine::Tensor;
@@ -79,9 +79,7 @@ impl Network for RecurrentConfig {
     fn write(&self, table: &mut Map<String, Value>) {
         table.insert("hidden".into(), self.hidden.into());
         table.insert("layers".into(), self.layers.into());
-        // Through text: 0.3f32 as f64 has digits that nobody wrote.
-        let dropout: f64 = self.dropout.to_string().parse().unwrap_or(0.0);
-        table.insert("dropout".into(), dropout.into());
+        table.insert("dropout".into(), written(self.dropout));
         table.insert("attention".into(), self.attention.into());
         table.insert("embedding".into(), self.embedding.into());
         if self.cell != Cell::kinds(self.cell.name())[0] {

@@ -21,7 +21,7 @@
 //! on recurrent networks; the sizes are Magenta's Pianoroll RNN-NADE.
 
 use crate::data::{Batch, KEYS, NO_TARGET};
-use crate::layers::{Linear, likeliest};
+use crate::layers::{Linear, scored};
 use crate::{Part, Result, Scored};
 use etude_engine::{Activation, Ids, Module, NO_ID, Param, Rng, Tensor, init};
 
@@ -103,13 +103,7 @@ impl Head {
         if self.kind != HeadKind::Softmax {
             return self.score_keys(h, batch);
         }
-        let logits = self.out.forward(h)?;
-        let nats = logits.cross_entropy_rows(&Ids::new(batch.targets.as_slice()))?.to_vec();
-        let vocab = self.out.bias.value.len();
-        let logits = logits.to_vec();
-        let rows = logits.chunks_exact(vocab).zip(&batch.targets);
-        let hits = rows.filter(|(row, target)| likeliest(row) == **target).count();
-        Ok(Scored { nats, hits })
+        scored(&self.out.forward(h)?, &batch.targets)
     }
 
     /// A step is a hit if each of its keys was on the likelier side.
@@ -127,25 +121,25 @@ impl Head {
         Ok(Scored { nats: sums.iter().map(|nats| *nats as f32).collect(), hits })
     }
 
-    /// The negative log-likelihood of each key, in rows of one piece of chain each, and the step
+    /// The negative log-likelihood of each key, in rows of one link of a chain each, and the step
     /// that each row belongs to. Keys that another row of the step tells are 0.
     fn key_nats(&self, h: &Tensor, batch: &Batch) -> Result<(Tensor, Vec<u32>)> {
-        let pieces = Pieces::new(batch, self.chain.is_some());
-        let both = self.out.forward(h)?.embedding(&Ids::new(pieces.steps.as_slice()))?;
+        let links = Links::new(batch, self.chain.is_some());
+        let both = self.out.forward(h)?.embedding(&Ids::new(links.steps.as_slice()))?;
         let logits = match &self.chain {
             None => both,
             Some((w, v)) => {
                 let b_dec = both.slice(1, 0..KEYS)?;
                 let b_enc = both.slice(1, KEYS..KEYS + v.value.shape()[1])?;
-                let a = b_enc.add(&w.value.embedding(&Ids::bags(pieces.below, pieces.active)?)?)?;
+                let a = b_enc.add(&w.value.embedding(&Ids::bags(links.below, links.active)?)?)?;
                 b_dec.add(&a.sigmoid()?.linear(&v.value, None)?)?
             }
         };
         // -log p(v) = softplus(-x) where the key sounds, softplus(x) where it does not.
         let shape = logits.shape().to_vec();
-        let sides = Tensor::new(pieces.sides, &shape)?;
+        let sides = Tensor::new(links.sides, &shape)?;
         let nats = logits.mul(&sides)?.activation(Activation::Softplus)?.mul(&sides.abs()?)?;
-        Ok((nats, pieces.steps))
+        Ok((nats, links.steps))
     }
 
     /// The keys of a step one after another, without a graph; none for a softmax.
@@ -188,19 +182,19 @@ impl Module for Head {
     }
 }
 
-/// The pieces of all chains of a batch: from one key that sounds to the next.
-struct Pieces {
-    /// The row of the batch that each piece belongs to.
+/// The links of all chains of a batch: from one key that sounds to the next.
+struct Links {
+    /// The row of the batch that each link belongs to.
     steps: Vec<u32>,
-    /// The keys that sound below each piece `[pieces, active]`.
+    /// The keys that sound below each link `[links, active]`.
     below: Vec<u32>,
     active: usize,
-    /// For each key of a piece 1 if it is silent, -1 if it sounds, 0 if it is not of this piece.
+    /// For each key of a link 1 if it is silent, -1 if it sounds, 0 if it is not of this link.
     sides: Vec<f32>,
 }
 
-impl Pieces {
-    fn new(batch: &Batch, chained: bool) -> Pieces {
+impl Links {
+    fn new(batch: &Batch, chained: bool) -> Links {
         let most = batch.keys.iter().map(|keys| keys.count_ones()).max().unwrap_or(0);
         let active = most.max(1) as usize;
         let (mut steps, mut below, mut sides) = (Vec::new(), Vec::new(), Vec::new());
@@ -216,15 +210,15 @@ impl Pieces {
             open(&told, &mut sides);
             for key in 0..KEYS {
                 let sounds = keys >> key & 1 == 1;
-                let piece = sides.len() - KEYS;
-                sides[piece + key] = if sounds { -1.0 } else { 1.0 };
+                let link = sides.len() - KEYS;
+                sides[link + key] = if sounds { -1.0 } else { 1.0 };
                 if sounds && chained {
                     told.push(key as u32);
                     open(&told, &mut sides);
                 }
             }
         }
-        Pieces { steps, below, active, sides }
+        Links { steps, below, active, sides }
     }
 }
 

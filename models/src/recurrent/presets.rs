@@ -29,7 +29,7 @@ pub const RNN: Entry = Entry {
         Preset {
             name: "pianoroll",
             about: "460 units over the 88 keys of each quarter note, each key for itself: \
-                    292,188 weights, for the likelihood table of JSB chorales",
+                    293,108 weights, for the likelihood table of JSB chorales",
             settings: r#"{"model": {"encoding": "pianoroll-quarter", "conditions": "keys",
                 "head": "bernoulli", "hidden": 460, "layers": 1, "dropout": 0.4},
                 "train": {"steps": 3000, "batch": 8, "window": 1024, "lr": 0.001, "clip": 1,

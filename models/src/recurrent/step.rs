@@ -3,7 +3,7 @@
 use super::cells::CellStep;
 use super::heads::KeyChain;
 use crate::attention_cell::AttentionStep;
-use crate::{Error, Generator, Result};
+use crate::{Generator, Result, of_another_model};
 use etude_engine::{LinearStep, RecurrentStep};
 
 /// The layers and the output layer.
@@ -90,10 +90,6 @@ impl Generator for RecurrentGenerator {
             None => Err(crate::writes_tokens()),
         }
     }
-}
-
-pub(super) fn of_another_model() -> Error {
-    Error::Data { why: "a state of another model".into() }
 }
 
 /// `h` and `c` of every layer, one after the other.

@@ -1,100 +1,30 @@
-//! The sizes of a Transformer: its keys of table `model`, its presets, what it costs.
+//! The sizes of a Transformer: its keys of table `model`, what they must hold, what they cost.
 
-use super::Transformer;
-use crate::config::Table;
-use crate::registry::{Entry, Network, Preset};
+use super::{Positions, Transformer};
+use crate::config::{Table, written};
+use crate::registry::Network;
 use crate::{Error, Model, Part, Result};
 use etude_engine::{Activation, Mask, Module};
 use serde_json::{Map, Value};
 use std::sync::Arc;
 
-/// The decoder of tokens.
-pub const TRANSFORMER: Entry = Entry {
-    id: "transformer",
-    about: "decoder with attention: every token looks at all before it",
-    presets: &[
-        Preset {
-            name: "music-transformer-tiny",
-            about: "3 x 128 with relative attention over the 38-class melody encoding: learns in \
-                    minutes",
-            settings: r#"{"model": {"encoding": "melody-c", "hidden": 128, "layers": 3, "heads": 4,
-                "ff": 512, "context": 512, "dropout": 0.1},
-                "train": {"steps": 2000, "batch": 16, "window": 256, "lr": 0.001, "clip": 1,
-                "warmup": 100}}"#,
-        },
-        Preset {
-            name: "chorales",
-            about: "the bundled model: the Music Transformer for chorales in small, 4 x 128 with \
-                    relative attention over soprano, alto, tenor and bass of each sixteenth",
-            settings: r#"{"model": {"encoding": "satb", "hidden": 128, "layers": 4, "heads": 4,
-                "ff": 512, "context": 512, "dropout": 0.15},
-                "train": {"steps": 3000, "batch": 8, "window": 512, "lr": 0.002, "clip": 1,
-                "warmup": 100, "schedule": "cosine", "transpose": 5, "valid_every": 100,
-                "save_every": 100}, "data": {"source": "chorales"}}"#,
-        },
-        Preset {
-            name: "music-transformer-jsb",
-            about: "the Music Transformer's sizes for chorales (Huang et al. 2018): 5 x 256, 8 heads, \
-                    ff 1024, relative attention",
-            settings: r#"{"model": {"encoding": "satb", "hidden": 256, "layers": 5, "heads": 8,
-                "ff": 1024, "context": 1024, "dropout": 0.1},
-                "train": {"steps": 2000, "batch": 8, "window": 512, "lr": 0.0005, "clip": 1,
-                "warmup": 200, "transpose": 3}, "data": {"source": "chorales"}}"#,
-        },
-        Preset {
-            name: "music-transformer-piano",
-            about: "the Music Transformer for performances: 6 x 512, 8 heads, ff 1024, relative \
-                    attention over 2048 events of 10 ms",
-            settings: r#"{"model": {"encoding": "performance-dynamics", "hidden": 512, "layers": 6,
-                "heads": 8, "ff": 1024, "context": 2048, "dropout": 0.1},
-                "train": {"steps": 2000, "batch": 2, "window": 2048, "lr": 0.0003, "clip": 1,
-                "warmup": 200, "transpose": 3}, "data": {"source": "piano"}}"#,
-        },
-        Preset {
-            name: "musenet-small",
-            about: "MuseNet's kind in small: 6 x 512, 8 heads, ff 2048, learned positions, sparse \
-                    attention, over the multi-track events of any MIDI file",
-            settings: r#"{"model": {"encoding": "events", "hidden": 512, "layers": 6, "heads": 8,
-                "ff": 2048, "context": 1024, "positions": "learned", "sparse_block": 128,
-                "sparse_stride": 16, "dropout": 0.1},
-                "train": {"steps": 2000, "batch": 2, "window": 1024, "lr": 0.0003, "clip": 1,
-                "warmup": 200}, "data": {"source": "bands"}}"#,
-        },
-    ],
-    keys: &[
-        "hidden",
-        "layers",
-        "heads",
-        "ff",
-        "context",
-        "positions",
-        "local",
-        "sparse_block",
-        "sparse_stride",
-        "norm",
-        "activation",
-        "output",
-        "dropout",
-        "label_smoothing",
-    ],
-    read: |_, table| Ok(Arc::new(TransformerConfig::read(table)?)),
-};
-
-/// How a token knows where it stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Positions {
-    /// A learned vector for each distance, added to keys where a query meets them (Shaw et al. 2018;
-    /// Huang et al. 2018).
-    Relative,
-    /// A learned vector for each place, added to the input; beyond the context places begin anew.
-    Learned,
-    /// Sines and cosines of each place, added to the input (Vaswani et al. 2017).
-    Sinusoidal,
-    /// Queries and keys turned by angles that grow with the place (Su et al. 2021).
-    Rotary,
-}
-
-const POSITIONS: [&str; 4] = ["relative", "learned", "sinusoidal", "rope"];
+/// The keys of table `model` that a Transformer reads.
+pub(super) const KEYS: &[&str] = &[
+    "hidden",
+    "layers",
+    "heads",
+    "ff",
+    "context",
+    "positions",
+    "local",
+    "sparse_block",
+    "sparse_stride",
+    "norm",
+    "activation",
+    "output",
+    "dropout",
+    "label_smoothing",
+];
 
 /// The sizes of a decoder.
 #[derive(Debug, Clone, PartialEq)]
@@ -156,20 +86,14 @@ impl TransformerConfig {
     /// Names the key that cannot be used.
     pub fn read(t: &mut Table) -> Result<TransformerConfig> {
         let hidden = t.count("hidden", 256, 1..=65_536)?;
-        let positions = t.choice("positions", "relative", &POSITIONS)?;
-        let at = POSITIONS.iter().position(|p| *p == positions).unwrap_or(0);
+        let positions = t.choice("positions", "relative", &Positions::NAMES)?;
         let config = TransformerConfig {
             hidden,
             layers: t.count("layers", 4, 1..=256)?,
             heads: t.count("heads", 4, 1..=1024)?,
             ff: t.count("ff", 4 * hidden, 1..=1 << 20)?,
             context: t.count("context", 1024, 1..=65_536)?,
-            positions: [
-                Positions::Relative,
-                Positions::Learned,
-                Positions::Sinusoidal,
-                Positions::Rotary,
-            ][at],
+            positions: Positions::from_name(&positions).unwrap_or(Positions::Relative),
             local: t.count("local", 0, 0..=65_536)?,
             sparse_block: t.count("sparse_block", 0, 0..=65_536)?,
             sparse_stride: t.count("sparse_stride", 0, 0..=65_536)?,
@@ -186,8 +110,15 @@ impl TransformerConfig {
         Ok(config)
     }
 
+    pub(super) fn entry(_: &str, t: &mut Table) -> Result<Arc<dyn Network>> {
+        Ok(Arc::new(TransformerConfig::read(t)?))
+    }
+
     /// Refuses sizes that do not fit together.
-    pub(super) fn check(&self) -> Result<()> {
+    ///
+    /// # Errors
+    /// Names the key of table `model` that cannot be used.
+    pub fn check(&self) -> Result<()> {
         let fault =
             |key: &str, why: String| Err(Error::Config { key: format!("model.{key}"), why });
         let TransformerConfig { hidden, heads, local, context, .. } = *self;
@@ -244,25 +175,22 @@ impl TransformerConfig {
 
 impl Network for TransformerConfig {
     fn write(&self, table: &mut Map<String, Value>) {
-        let positions = POSITIONS[self.positions as usize];
         let activation = if self.activation == Activation::Relu { "relu" } else { "gelu" };
-        // Through text: 0.3f32 as f64 has digits that nobody wrote.
-        let number = |x: f32| Value::from(x.to_string().parse::<f64>().unwrap_or(0.0));
         let values: [(&str, Value); 14] = [
             ("hidden", self.hidden.into()),
             ("layers", self.layers.into()),
             ("heads", self.heads.into()),
             ("ff", self.ff.into()),
             ("context", self.context.into()),
-            ("positions", positions.into()),
+            ("positions", self.positions.name().into()),
             ("local", self.local.into()),
             ("sparse_block", self.sparse_block.into()),
             ("sparse_stride", self.sparse_stride.into()),
             ("norm", if self.pre_norm { "pre" } else { "post" }.into()),
             ("activation", activation.into()),
             ("output", if self.tied { "tied" } else { "own" }.into()),
-            ("dropout", number(self.dropout)),
-            ("label_smoothing", number(self.label_smoothing)),
+            ("dropout", written(self.dropout)),
+            ("label_smoothing", written(self.label_smoothing)),
         ];
         table.extend(values.map(|(key, value)| (key.to_owned(), value)));
     }

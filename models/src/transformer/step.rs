@@ -1,8 +1,9 @@
 //! The Transformer one token at a time: keys and values of earlier tokens are kept, so a token costs
 //! one row of each product, and one query against the rows that are kept. Nothing is allocated.
 
-use super::{Block, Positions, Transformer, TransformerConfig, angle, sinusoid};
-use crate::layers::{Linear, NORM_EPS, Norm};
+use super::positions::{Turn, sinusoid};
+use super::{Block, Positions, Transformer, TransformerConfig};
+use crate::layers::{Linear, NORM_EPS, Norm, add, add_rows};
 use crate::{Generator, Result};
 use etude_engine::{KeyValueCache, LinearStep, NO_ID, Precision};
 use etude_engine::{activation_row, fetch_ahead, layer_norm_row};
@@ -70,6 +71,8 @@ struct Room {
     a: Vec<f32>,
     /// The inside of the feed-forward layer.
     h: Vec<f32>,
+    /// By which queries and keys are turned at this place, where they are.
+    turn: Option<Turn>,
 }
 
 /// Writes one token after the other.
@@ -110,6 +113,8 @@ impl Transformer {
                 qkv: vec![0.0; 3 * d],
                 a: vec![0.0; d],
                 h: vec![0.0; config.ff],
+                turn: (config.positions == Positions::Rotary)
+                    .then(|| Turn::new(config.head_dim() / 2)),
             },
             place: 0,
             config,
@@ -118,23 +123,6 @@ impl Transformer {
 }
 
 impl TransformerGenerator {
-    /// Goes back to where `place` tokens were read: a branch of a search. Only as far as the first
-    /// token that is still kept.
-    ///
-    /// # Errors
-    /// If that token was not read yet, or is gone.
-    pub fn rewind(&mut self, place: usize) -> Result<()> {
-        let kept = self.blocks.first().map_or(0, |b| b.cache.len());
-        if place > self.place || self.place - place > kept {
-            let why = format!("rewind to {place}: {} were read, {kept} are kept", self.place);
-            return Err(crate::Error::Data { why });
-        }
-        let len = kept - (self.place - place);
-        self.blocks.iter_mut().for_each(|b| b.cache.truncate(len));
-        self.place = place;
-        Ok(())
-    }
-
     /// Makes room for one more token where there is none: what lies beyond the reach goes first.
     fn make_room(&mut self) {
         let (reach, block, stride) =
@@ -155,7 +143,7 @@ impl TransformerGenerator {
 
     fn input(&mut self, rows: &[u32]) -> Result<()> {
         let x = &mut self.room.x;
-        let (d, count) = (x.len(), self.embedding.len() / x.len());
+        let d = x.len();
         match self.config.positions {
             Positions::Sinusoidal => sinusoid(self.place, x),
             Positions::Learned => {
@@ -164,30 +152,28 @@ impl TransformerGenerator {
             }
             _ => x.fill(0.0),
         }
-        let start = count as u32 - 1;
-        if let Some(id) = rows.iter().find(|id| **id != NO_ID && **id >= start) {
-            let rows = start as usize;
-            return Err(etude_engine::Error::Id { op: "transformer", id: *id, rows }.into());
+        let (table, start) = self.embedding.split_at(self.embedding.len() - d);
+        add_rows(x, table, rows, "transformer")?;
+        if rows.iter().all(|row| *row == NO_ID) {
+            add(x, start);
         }
-        let empty = rows.iter().all(|row| *row == NO_ID);
-        for row in rows.iter().filter(|row| **row != NO_ID).chain(empty.then_some(&start)) {
-            let row = &self.embedding[*row as usize * d..][..d];
-            x.iter_mut().zip(row).for_each(|(x, w)| *x += w);
+        if let Some(turn) = &mut self.room.turn {
+            turn.go_to(self.place);
         }
         Ok(())
     }
 }
 
 impl BlockStep {
-    fn step(&mut self, room: &mut Room, config: &TransformerConfig, place: usize) -> Result<()> {
-        let Room { x, qkv, a, h } = room;
+    fn step(&mut self, room: &mut Room, config: &TransformerConfig) -> Result<()> {
+        let Room { x, qkv, a, h, turn } = room;
         let d = x.len();
         qkv.copy_from_slice(match config.pre_norm {
             true => self.qkv.apply(self.norm1.apply(x))?,
             false => self.qkv.apply(x)?,
         });
-        if config.positions == Positions::Rotary {
-            qkv[..2 * d].chunks_exact_mut(config.head_dim()).for_each(|head| turn(head, place));
+        if let Some(turn) = turn {
+            turn.turn(&mut qkv[..2 * d]);
         }
         let (q, kv) = qkv.split_at(d);
         self.cache.push(&kv[..d], &kv[d..])?;
@@ -212,20 +198,6 @@ impl BlockStep {
     }
 }
 
-fn add(x: &mut [f32], y: &[f32]) {
-    x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
-}
-
-/// Turns the pairs of a head by the angles of a place.
-fn turn(head: &mut [f32], place: usize) {
-    let (first, second) = head.split_at_mut(head.len() / 2);
-    let pairs = first.len();
-    for (i, (a, b)) in first.iter_mut().zip(second).enumerate() {
-        let (sin, cos) = angle(place, i, pairs).sin_cos();
-        (*a, *b) = (*a * cos as f32 - *b * sin as f32, *b * cos as f32 + *a * sin as f32);
-    }
-}
-
 fn gcd(a: usize, b: usize) -> usize {
     if b == 0 { a } else { gcd(b, a % b) }
 }
@@ -236,11 +208,22 @@ impl Generator for TransformerGenerator {
         self.place = 0;
     }
 
+    fn rewind(&mut self, place: usize) -> bool {
+        // Where tokens have gone, what is left of those before is less than reading would leave.
+        let is_whole = self.blocks.iter().all(|b| b.cache.len() == self.place);
+        if place > self.place || !is_whole {
+            return false;
+        }
+        self.blocks.iter_mut().for_each(|b| b.cache.truncate(place));
+        self.place = place;
+        true
+    }
+
     fn step(&mut self, rows: &[u32]) -> Result<&[f32]> {
         self.input(rows)?;
         self.make_room();
         for block in &mut self.blocks {
-            block.step(&mut self.room, &self.config, self.place)?;
+            block.step(&mut self.room, &self.config)?;
         }
         self.place += 1;
         let x = &self.room.x;

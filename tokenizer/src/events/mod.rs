@@ -20,8 +20,8 @@ use crate::grammar::{EventsGrammar, Grammar};
 use crate::performance::{bin_velocity, velocity_bin};
 use crate::quantise::Losses;
 use crate::{
-    Encoded, Encoding, Key, MAX_QUARTERS, Meter, Note, Pedal, Result, Score, Tempo, TokenTime,
-    Track,
+    Encoded, Encoding, Key, MAX_QUARTERS, Meter, Note, Pedal, Result, Score, Speed, Tempo,
+    TokenTime, Track,
 };
 use grid::{bar_steps, bpm_micros, hear, micros_bpm, voices};
 use std::collections::BTreeMap;
@@ -69,6 +69,14 @@ impl Encoding for Events {
 
     fn grammar(&self) -> Box<dyn Grammar> {
         Box::new(EventsGrammar::default())
+    }
+
+    fn speed(&self) -> Speed {
+        Speed::Tempo
+    }
+
+    fn has_velocity(&self) -> bool {
+        true
     }
 
     /// The score on a grid of 24 steps a quarter note.

@@ -1,0 +1,112 @@
+//! A block of the Transformer: attention and a feed-forward layer, each with its norm.
+
+use super::positions::Turns;
+use super::{Positions, TransformerConfig};
+use crate::Result;
+use crate::layers::{Linear, Norm};
+use etude_engine::{Attention, Module, Param, Rng, Tensor, attention, init, self_attention};
+
+/// What all blocks of a pass share.
+pub(super) struct Pass<'a> {
+    pub config: &'a TransformerConfig,
+    pub batch: usize,
+    pub steps: usize,
+    /// By which queries and keys are turned, where they are.
+    pub turns: Option<Turns>,
+}
+
+/// One block: attention and feed-forward layer, each with its norm.
+pub(super) struct Block {
+    pub norm1: Norm,
+    pub qkv: Linear,
+    /// `e`, `[heads, reach, head_dim]`, the nearest last.
+    pub er: Option<Param>,
+    pub proj: Linear,
+    pub norm2: Norm,
+    pub up: Linear,
+    pub down: Linear,
+}
+
+impl Block {
+    /// Weights as Glorot & Bengio 2010 draw them; those that are added to the stream are smaller, so
+    /// that the stream of a deep network begins no wider (Radford et al. 2019).
+    pub fn new(config: &TransformerConfig, name: &str, rng: &mut Rng) -> Result<Block> {
+        let (d, ff) = (config.hidden, config.ff);
+        let added = 1.0 / (2.0 * config.layers as f32).sqrt();
+        let mut linear = |part: &str, from, to, scale| -> Result<Linear> {
+            let weight = init::xavier(rng, to, from)?.scale(scale)?;
+            Ok(Linear::of(&format!("{name}.{part}"), weight, Tensor::zeros(&[to])?))
+        };
+        let qkv = linear("qkv", d, 3 * d, 1.0)?;
+        let proj = linear("proj", d, d, added)?;
+        let (up, down) = (linear("up", d, ff, 1.0)?, linear("down", ff, d, added)?);
+        let shape = [config.heads, config.reach(), config.head_dim()];
+        let er = (config.positions == Positions::Relative)
+            .then(|| init::normal(rng, &shape, 0.0, 0.02))
+            .transpose()?
+            .map(|e| Param::new(format!("{name}.er"), e));
+        let norm = |part: &str| Norm::new(&format!("{name}.{part}"), d);
+        Ok(Block { norm1: norm("norm1")?, qkv, er, proj, norm2: norm("norm2")?, up, down })
+    }
+
+    /// Runs the block on the stream `[batch * steps, hidden]`.
+    pub fn forward(&self, x: &Tensor, pass: &Pass, rng: &mut Option<&mut Rng>) -> Result<Tensor> {
+        let config = pass.config;
+        let drop = |x: Tensor, rng: &mut Option<&mut Rng>| match rng.as_deref_mut() {
+            Some(rng) => Ok::<_, crate::Error>(x.dropout(config.dropout, rng)?),
+            None => Ok(x),
+        };
+        let normed = |norm: &Norm, x: &Tensor, wanted: bool| {
+            if wanted { norm.forward(x) } else { Ok(x.clone()) }
+        };
+        let (pre, post) = (config.pre_norm, !config.pre_norm);
+        let a = self.attend(&normed(&self.norm1, x, pre)?, pass, rng)?;
+        let x = x.add(&drop(self.proj.forward(&a)?, rng)?)?;
+        let x = normed(&self.norm1, &x, post)?;
+        let h = normed(&self.norm2, &x, pre)?.linear(&self.up.weight.value, None)?;
+        let h = h.bias_activation(&self.up.bias.value, None, config.activation)?;
+        let x = x.add(&drop(self.down.forward(&h)?, rng)?)?;
+        normed(&self.norm2, &x, post)
+    }
+
+    /// What all heads find: `[batch * steps, hidden]` to the same.
+    fn attend(&self, x: &Tensor, pass: &Pass, rng: &mut Option<&mut Rng>) -> Result<Tensor> {
+        let &Pass { config, batch, steps, .. } = pass;
+        let (heads, d) = (config.heads, config.head_dim());
+        let mut none = Rng::new(0);
+        let (dropout, rng) = match rng.as_deref_mut() {
+            Some(rng) => (config.dropout, rng),
+            None => (0.0, &mut none),
+        };
+        let how = Attention { dropout, ..Attention::new(config.mask(steps)) };
+        let qkv = self.qkv.forward(x)?.reshape(&[batch, steps, 3, heads, d])?;
+        let er = self.er.as_ref().map(|er| &er.value);
+        let a = match &pass.turns {
+            Some(turns) => {
+                let part = |at| Ok::<_, crate::Error>(qkv.select(2, at)?.permute(&[0, 2, 1, 3])?);
+                let (q, k) = (turns.of(&part(0)?)?, turns.of(&part(1)?)?);
+                attention(&q, &k, &part(2)?, er, &how, rng)?.permute(&[0, 2, 1, 3])?
+            }
+            None => self_attention(&qkv, er, &how, rng)?,
+        };
+        Ok(a.reshape(&[batch * steps, config.hidden])?)
+    }
+
+    fn params(&self) -> [&dyn Module; 6] {
+        [&self.norm1, &self.qkv, &self.proj, &self.norm2, &self.up, &self.down]
+    }
+}
+
+impl Module for Block {
+    fn visit(&self, f: &mut dyn FnMut(&Param)) {
+        self.params().into_iter().for_each(|p| p.visit(f));
+        self.er.iter().for_each(f);
+    }
+
+    fn visit_mut(&mut self, f: &mut dyn FnMut(&mut Param)) {
+        let Block { norm1, qkv, er, proj, norm2, up, down } = self;
+        let all: [&mut dyn Module; 6] = [norm1, qkv, proj, norm2, up, down];
+        all.into_iter().for_each(|p| p.visit_mut(f));
+        er.iter_mut().for_each(f);
+    }
+}
