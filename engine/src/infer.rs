@@ -13,7 +13,7 @@ use etude_kernels::embedding::NO_ID;
 use etude_kernels::gemm::MatRef;
 use etude_kernels::norm::layer_norm_forward;
 use etude_kernels::step::{StepInput, StepStack, StepWeights};
-use etude_kernels::stream::{FAR, Precision};
+use etude_kernels::stream::{self, Precision};
 use rows::{Layer, Weight};
 
 pub use cache::KeyValueCache;
@@ -377,10 +377,7 @@ impl LinearStep {
 /// memory, if together they are more than caches hold: then they are asked for long before they are
 /// wanted.
 pub fn fetch_ahead<'a>(layers: impl IntoIterator<Item = &'a mut LinearStep>) {
-    let mut streams: Vec<_> = layers.into_iter().filter_map(|l| l.w.stream()).collect();
-    if streams.iter().map(|w| w.bytes()).sum::<usize>() > FAR {
-        streams.iter_mut().for_each(|w| w.fetch_ahead());
-    }
+    stream::fetch_ahead(layers.into_iter().filter_map(|l| l.w.stream()));
 }
 
 /// Normalises one row: `y = (x - mean) / sqrt(var + eps) * weight + bias`.

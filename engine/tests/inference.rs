@@ -297,3 +297,23 @@ fn a_cache_that_forgets_is_one_that_never_knew() -> Result<()> {
     assert!(cache.attend(&row(9), &[0.0; 12], Mask::Causal, &mut a).is_err());
     Ok(())
 }
+
+#[test]
+fn a_mask_that_shows_nothing_is_an_error() -> Result<()> {
+    let mut cache = KeyValueCache::new(1, 3, 2, Precision::F32)?;
+    cache.push(&[1.0; 3], &[2.0; 3])?;
+    let x = Tensor::zeros(&[1, 1, 1, 3])?;
+    for mask in [
+        Mask::Window { width: 0 },
+        Mask::Strided { block: 0, stride: 1 },
+        Mask::Strided { block: 1, stride: 0 },
+    ] {
+        let step = cache.attend(&[1.0; 3], &[], mask, &mut [0.0; 3]);
+        let all = attention(&x, &x, &x, None, &Attention::new(mask), &mut Rng::new(0)).map(|_| ());
+        for result in [step, all] {
+            let text = result.expect_err("a mask without a key").to_string();
+            assert!(text.contains(&format!("{mask:?}: its sizes are at least 1")), "{text}");
+        }
+    }
+    Ok(())
+}

@@ -9,12 +9,14 @@ use crate::cpu::lanes::dispatch;
 use crate::cpu::shared::{Shared, with_scratch};
 use crate::elementwise::{CUT, rows_of_cut};
 use crate::group_norm::widen;
-use crate::threads::parallel_for;
+use crate::threads::{parallel_for, threads};
 
 /// Planes below this many numbers are worked on down the columns, not along.
 const THIN: usize = 16;
-/// Columns that a task has at least, so that it reads memory in runs.
+/// Columns that a task has at least, so that it reads memory in runs: of thin planes, and of any whose
+/// channel does not stay in cache from one pass to the next.
 const COLUMNS: usize = 64;
+const FAR_COLUMNS: usize = 256;
 
 /// Runs `f` over channels, a part at a time.
 fn over_channels(
@@ -28,8 +30,14 @@ fn over_channels(
     }
     assert!(numbers.is_multiple_of(channels * space));
     let batch = numbers / (channels * space);
-    let least = if space < THIN { COLUMNS.div_ceil(space) } else { 1 };
-    let grain = (CUT / (batch * space)).clamp(least, MOST);
+    let least = match space {
+        // The longer the runs, the better: one task for each thread. It may have a say here, as a
+        // channel does not depend on those beside it.
+        _ if batch * space > CUT => FAR_COLUMNS.div_ceil(space).max(channels.div_ceil(threads())),
+        ..THIN => COLUMNS.div_ceil(space),
+        _ => 1,
+    };
+    let grain = (CUT / (batch * space)).max(least).min(MOST);
     parallel_for(channels, grain, |at| {
         let at = Planes { batch, channels, space, from: at.start, to: at.end };
         let columns = if space < THIN { (at.to - at.from) * space } else { 0 };

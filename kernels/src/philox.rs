@@ -11,34 +11,58 @@ use crate::cpu::shared::Shared;
 use crate::elementwise::CUT;
 use crate::threads::parallel_for;
 
-pub(crate) const M0: u32 = 0xD251_1F53;
-pub(crate) const M1: u32 = 0xCD9E_8D57;
+const M0: u32 = 0xD251_1F53;
+const M1: u32 = 0xCD9E_8D57;
 const W0: u32 = 0x9E37_79B9;
 const W1: u32 = 0xBB67_AE85;
 
-/// One round of a block.
-#[inline(always)]
-pub(crate) fn round([c0, c1, c2, c3]: [u32; 4], [k0, k1]: [u32; 2]) -> [u32; 4] {
-    let p0 = u64::from(M0) * u64::from(c0);
-    let p1 = u64::from(M1) * u64::from(c2);
-    [(p1 >> 32) as u32 ^ c1 ^ k0, p1 as u32, (p0 >> 32) as u32 ^ c3 ^ k1, p0 as u32]
+/// One word of a block, or the same word of several.
+pub(crate) trait Word: Copy {
+    /// The upper and the lower half of the product.
+    fn mul_wide(self, b: u32) -> (Self, Self);
+    fn xor(self, b: Self) -> Self;
+    fn xor_key(self, key: u32) -> Self;
 }
 
-/// The key of the next round.
+impl Word for u32 {
+    #[inline(always)]
+    fn mul_wide(self, b: u32) -> (u32, u32) {
+        let product = u64::from(self) * u64::from(b);
+        ((product >> 32) as u32, product as u32)
+    }
+    #[inline(always)]
+    fn xor(self, b: u32) -> u32 {
+        self ^ b
+    }
+    #[inline(always)]
+    fn xor_key(self, key: u32) -> u32 {
+        self ^ key
+    }
+}
+
+/// One round of a block.
 #[inline(always)]
-pub(crate) fn next_key([k0, k1]: [u32; 2]) -> [u32; 2] {
-    [k0.wrapping_add(W0), k1.wrapping_add(W1)]
+fn round<W: Word>([c0, c1, c2, c3]: [W; 4], [k0, k1]: [u32; 2]) -> [W; 4] {
+    let (high_0, low_0) = c0.mul_wide(M0);
+    let (high_1, low_1) = c2.mul_wide(M1);
+    [high_1.xor(c1).xor_key(k0), low_1, high_0.xor(c3).xor_key(k1), low_0]
+}
+
+/// Ten rounds.
+#[inline(always)]
+pub(crate) fn rounds<W: Word>(counter: [W; 4], mut key: [u32; 2]) -> [W; 4] {
+    let mut counter = round(counter, key);
+    for _ in 1..10 {
+        key = [key[0].wrapping_add(W0), key[1].wrapping_add(W1)];
+        counter = round(counter, key);
+    }
+    counter
 }
 
 /// Computes one block of four random words from a counter and a key, in ten rounds.
 #[inline]
 pub fn philox4x32(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
-    let (mut counter, mut key) = (round(counter, key), key);
-    for _ in 1..10 {
-        key = next_key(key);
-        counter = round(counter, key);
-    }
-    counter
+    rounds(counter, key)
 }
 
 /// The block of a stream at a position: key = seed, counter = (position low, position high, stream, 0).

@@ -17,7 +17,7 @@ use crate::gemm::MatRef;
 use crate::pages::Pages;
 use crate::recurrent::Nonlinearity;
 use crate::stages::Stages;
-use crate::stream::{FAR, Precision, Row, StreamedB};
+use crate::stream::{Precision, Row, StreamedB, fetch_ahead};
 use std::ops::Range;
 
 /// Bytes of weights that are worth a task of their own, and the most tasks of a layer.
@@ -141,7 +141,7 @@ impl StepStack {
         let output = output.map(|(w, bias)| {
             assert_eq!((Some(w.rows), w.cols), (packed.last().map(|l| l.hidden), bias.len()));
             let w = StreamedB::new(w, precision);
-            Output { bias: spread(&w, bias), y: room.take(w.blocks()), w }
+            Output { bias: w.table(&row(bias)), y: room.take(w.blocks()), w }
         });
         let (mut packed, mut output) = (packed, output);
         let streams = || packed.iter().map(|l| &l.w).chain(output.as_ref().map(|o| &o.w));
@@ -149,10 +149,7 @@ impl StepStack {
         let most = if bytes < FORK { 1 } else { TASKS };
         let tasks = |w: &StreamedB| (w.bytes() / TASK).clamp(1, most).min(w.panels());
         let tasks: Vec<usize> = streams().map(tasks).collect();
-        if bytes > FAR {
-            packed.iter_mut().for_each(|l| l.w.fetch_ahead());
-            output.iter_mut().for_each(|o| o.w.fetch_ahead());
-        }
+        fetch_ahead(packed.iter_mut().map(|l| &mut l.w).chain(output.iter_mut().map(|o| &mut o.w)));
         StepStack {
             cell,
             precision,
@@ -246,10 +243,9 @@ impl StepStack {
     }
 }
 
-/// A number for each column, in the order of the stream.
-fn spread(w: &StreamedB, x: &[f32]) -> Vec<Block> {
-    let value = |block, lane| w.column(block, lane).map_or(0.0, |j| x[j]);
-    (0..w.blocks()).map(|block| std::array::from_fn(|lane| value(block, lane))).collect()
+/// A number for each column as a matrix of one row.
+fn row(x: &[f32]) -> MatRef<'_> {
+    MatRef::new(x, 1, x.len())
 }
 
 /// Hands out places in the state.
@@ -286,8 +282,8 @@ impl Layer {
             rec: take(is_gru, gates * blocks),
             h_n: take(is_gru, blocks),
         };
-        let b_hh = if is_gru { spread(&stream, w.b_hh) } else { Vec::new() };
-        Layer { inputs, hidden, bias: spread(&stream, &bias), w: stream, table, b_hh, places }
+        let b_hh = if is_gru { stream.table(&row(w.b_hh)) } else { Vec::new() };
+        Layer { inputs, hidden, bias: stream.table(&row(&bias)), w: stream, table, b_hh, places }
     }
 
     /// The blocks of the state that hold a number of each unit.

@@ -40,7 +40,7 @@ pub enum Precision {
 const PANEL: usize = 4;
 /// Bytes of weights that are read again and again from which on some of their lines come from
 /// memory, at a distance that the hardware does not look ahead.
-pub const FAR: usize = 16 << 20;
+const FAR: usize = 16 << 20;
 /// Bytes of weight that are worth a task of their own.
 const TASK: usize = 256 << 10;
 
@@ -218,12 +218,6 @@ impl StreamedB {
         self.firsts[panel]..self.firsts[panel + 1]
     }
 
-    /// The column that a lane of a block holds, if it is not padding.
-    pub(crate) fn column(&self, block: usize, lane: usize) -> Option<usize> {
-        let (units, unit) = (self.n / self.gates, block / self.gates * LANES + lane);
-        (unit < units).then_some(block % self.gates * units + unit)
-    }
-
     /// The columns that a block holds: sixteen, or those that are left of its gate.
     fn columns(&self, block: usize) -> Range<usize> {
         let (units, unit) = (self.n / self.gates, block / self.gates * LANES);
@@ -237,11 +231,6 @@ impl StreamedB {
         let (of, depth) = (self.blocks_of(panel), self.depths[self.k.len()]);
         let (from, to) = (self.depths[part], self.depths[part + 1]);
         of.start * depth + from * of.len()..of.start * depth + to * of.len()
-    }
-
-    /// Asks for lines long before they are wanted: what suits weights beyond the third-level cache.
-    pub fn fetch_ahead(&mut self) {
-        self.far = true;
     }
 
     /// Adds a row times matrix `part` to the sums of a panel.
@@ -262,6 +251,15 @@ impl StreamedB {
                 sums[lane] += whole[lane] as f32 * (x.scale * scales[lane]);
             }
         }
+    }
+}
+
+/// Tells weights that are read one after another, again and again, that they come from memory, if
+/// together they are more than caches hold: then lines are asked for long before they are wanted.
+pub fn fetch_ahead<'a>(streams: impl IntoIterator<Item = &'a mut StreamedB>) {
+    let streams: Vec<_> = streams.into_iter().collect();
+    if streams.iter().map(|w| w.bytes()).sum::<usize>() > FAR {
+        streams.into_iter().for_each(|w| w.far = true);
     }
 }
 

@@ -389,10 +389,17 @@ fn any_number_of_threads_gives_the_same_bits() {
 fn nothing_outside_of_the_window_of_c_is_written() {
     let canary = f32::from_bits(0x7fc0_beef);
     on_every_tier(|tier| {
-        for (m, n, k) in
-            [(1, 1, 3), (1, 130, 20), (3, 17, 9), (8, 47, 30), (13, 50, 390), (60, 100, 40)]
-        {
+        for (m, n, k) in [
+            (1, 1, 3),
+            (1, 130, 20),
+            (3, 17, 9),
+            (5, 13, 40),
+            (8, 47, 30),
+            (13, 50, 390),
+            (60, 100, 40),
+        ] {
             let (a, b) = (uniform(11, m * k), uniform(12, k * n));
+            let columns = Stored::new(&b, k, n, Layout::Columns);
             let want = expected(
                 MatRef::new(&a, m, k),
                 MatRef::new(&b, k, n),
@@ -402,27 +409,27 @@ fn nothing_outside_of_the_window_of_c_is_written() {
             );
             let (offset, stride) = (5, n + 4);
             let packed = PackedB::new(MatRef::new(&b, k, n));
-            for pack in [false, true] {
+            let rows = MatRef::new(&b, k, n);
+            for (form, right) in
+                [("rows", Some(rows)), ("columns", Some(columns.view())), ("packed", None)]
+            {
                 let mut memory = vec![canary; offset + m * stride + 64];
                 {
                     let mut c = MatMut::strided(&mut memory[offset..], m, n, stride);
-                    if pack {
-                        gemm_packed_forward(MatRef::new(&a, m, k), &packed, None, &mut c, false);
-                    } else {
-                        gemm_forward(MatRef::new(&a, m, k), MatRef::new(&b, k, n), &mut c, false);
+                    let a = MatRef::new(&a, m, k);
+                    match right {
+                        Some(right) => gemm_forward(a, right, &mut c, false),
+                        None => gemm_packed_forward(a, &packed, None, &mut c, false),
                     }
                 }
+                let what = format!("{} {m}x{n}x{k}, {form}", tier.name());
                 for (i, x) in memory.iter().enumerate() {
                     let at = i.wrapping_sub(offset);
                     let (r, j) = (at / stride, at % stride);
                     if i >= offset && r < m && j < n {
-                        assert!(
-                            (x - want[r * n + j]).abs() <= tolerance(k),
-                            "{} {m}x{n}",
-                            tier.name()
-                        );
+                        assert!((x - want[r * n + j]).abs() <= tolerance(k), "{what} at {r}, {j}");
                     } else {
-                        assert_eq!(x.to_bits(), canary.to_bits(), "{} {m}x{n} at {i}", tier.name());
+                        assert_eq!(x.to_bits(), canary.to_bits(), "{what} at {i}");
                     }
                 }
             }

@@ -11,7 +11,7 @@ const U: f64 = 1.0 / 16_777_216.0;
 const EPS: f32 = 1e-3;
 
 /// Batch, channels, space: planes of one number, thin and long ones, and none.
-const SIZES: [[usize; 3]; 15] = [
+const SIZES: [[usize; 3]; 17] = [
     [0, 3, 5],
     [2, 2, 0],
     [4, 1, 1],
@@ -27,6 +27,9 @@ const SIZES: [[usize; 3]; 15] = [
     [2, 2, 5000],
     [130, 2, 3],
     [1, 64, 33],
+    // Channels beyond the cache.
+    [1100, 11, 31],
+    [2400, 23, 15],
 ];
 
 fn values(seed: u64, n: usize) -> Vec<f32> {
@@ -215,7 +218,7 @@ fn a_channel_of_nan_is_nan_and_no_other_is() {
 
 #[test]
 fn bits_do_not_depend_on_the_number_of_threads() {
-    for [batch, channels, space] in [[40, 130, 11], [9, 40, 300], [700, 300, 1]] {
+    for [batch, channels, space] in [[40, 130, 11], [9, 40, 300], [700, 300, 1], [1100, 10, 31]] {
         let n = batch * channels * space;
         let (x, d_y) = (values(16, n), uniform(17, n));
         let (weight, bias) = (uniform(18, channels), uniform(19, channels));

@@ -65,17 +65,10 @@ impl KeyValueCache {
 
     /// Forgets the first `count` tokens; those after them move to the front.
     pub fn forget(&mut self, count: usize) {
-        let Cache { heads, capacity, len, head_dim: d } = self.cache;
-        let count = count.min(len);
-        for h in 0..heads {
-            let (first, kept) = (h * capacity * d, (h * capacity + count) * d);
-            let kept = kept..kept + (len - count) * d;
-            match &mut self.rows {
-                Rows::F32(rows) => rows.iter_mut().for_each(|x| x.copy_within(kept.clone(), first)),
-                Rows::Bf16(rows) => {
-                    rows.iter_mut().for_each(|x| x.copy_within(kept.clone(), first));
-                }
-            }
+        let count = count.min(self.cache.len);
+        match &mut self.rows {
+            Rows::F32(rows) => to_front(rows, &self.cache, count),
+            Rows::Bf16(rows) => to_front(rows, &self.cache, count),
         }
         self.cache.len -= count;
     }
@@ -120,11 +113,16 @@ impl KeyValueCache {
     /// embeddings.
     ///
     /// # Errors
-    /// If a length differs, or the mask is none for these embeddings or reaches further back.
+    /// If a length differs, the mask has a size of 0, is none for these embeddings or reaches further
+    /// back.
     pub fn attend(&self, q: &[f32], er: &[f32], mask: Mask, o: &mut [f32]) -> Result<()> {
         let Cache { heads, len, head_dim: d, .. } = self.cache;
         self.check(q)?;
         self.check(o)?;
+        if !mask.is_valid() {
+            let why = format!("{mask:?}: its sizes are at least 1");
+            return Err(Error::argument("key-value cache", why));
+        }
         let max_len = er.len().checked_div(heads * d).unwrap_or(0);
         if !er.is_empty() {
             let looks_back = matches!(mask, Mask::Causal | Mask::Window { .. });
@@ -148,5 +146,15 @@ impl KeyValueCache {
             return Ok(());
         }
         Err(Error::shape("key-value cache", &[row.len()], &wanted, "the lengths differ"))
+    }
+}
+
+/// Moves the rows of each head after the first `count` to the front.
+fn to_front<T: Copy>(rows: &mut [Vec<T>; 2], cache: &Cache, count: usize) {
+    let &Cache { heads, capacity, len, head_dim: d } = cache;
+    for x in rows {
+        for first in (0..heads).map(|h| h * capacity) {
+            x.copy_within((first + count) * d..(first + len) * d, first * d);
+        }
     }
 }

@@ -13,7 +13,7 @@ use etude_kernels::attention::{
 
 pub use etude_kernels::attention::Mask;
 
-use crate::autograd::{is_recording, twin_gradients};
+use crate::autograd::{Vjp, is_recording, twin_gradients};
 use crate::error::{Error, Result};
 use crate::layout::Layout;
 use crate::memory::Buffer;
@@ -78,9 +78,7 @@ pub fn attention(
     operands.extend(er);
     if o.is_empty() || s.keys == 0 {
         o.fill(0.0);
-        return Ok(Tensor::from_op(OP, &operands, o, layout, |v| {
-            v.inputs.iter().map(|t| Tensor::zeros(t.shape()).map(Some)).collect()
-        }));
+        return Ok(Tensor::from_op(OP, &operands, o, layout, zero_gradients));
     }
     let lse = call.forward(q, k, v, er, &mut o, &layout);
     Ok(Tensor::from_op(OP, &operands, o, layout, move |v| {
@@ -95,7 +93,7 @@ pub fn attention(
 }
 
 /// Computes what the rows of one projection find among each other: its parts are queries, keys and
-/// values, and so is its gradient, which is written in one piece.
+/// values, and so is its gradient: one copy brings those of the three together.
 ///
 /// # Shapes
 /// `qkv` `[batch, rows, 3, heads, head_dim]`; `er` `[heads, max_len, head_dim]`; the result
@@ -110,8 +108,8 @@ pub fn self_attention(
     rng: &mut Rng,
 ) -> Result<Tensor> {
     let &[batch, rows, 3, heads, head_dim] = qkv.shape() else {
-        let why = "[batch, rows, 3, heads, head_dim] is wanted";
-        return Err(Error::shape(OP, qkv.shape(), &[], why));
+        let why = format!("[batch, rows, 3, heads, head_dim] is wanted, not {:?}", qkv.shape());
+        return Err(Error::argument(OP, why));
     };
     let width = heads * head_dim;
     let [q, k, v] = parts(qkv)?;
@@ -121,12 +119,9 @@ pub fn self_attention(
     let mut operands = vec![qkv];
     operands.extend(er);
     if o.is_empty() {
-        return Ok(Tensor::from_op(OP, &operands, o, layout, |v| {
-            v.inputs.iter().map(|t| Tensor::zeros(t.shape()).map(Some)).collect()
-        }));
+        return Ok(Tensor::from_op(OP, &operands, o, layout, zero_gradients));
     }
     let lse = call.forward(&q, &k, &v, er, &mut o, &layout.permute(&[0, 2, 1, 3]));
-    drop([q, k, v]);
     Ok(Tensor::from_op(OP, &operands, o, layout, move |v| {
         if is_recording() {
             return twin_gradients(v, |x| {
@@ -143,6 +138,11 @@ pub fn self_attention(
         let d_qkv = Tensor::concat(&[&d_q, &d_k, &d_v], 1)?.reshape(v.inputs[0].shape())?;
         Ok([d_qkv].into_iter().chain(d_er).map(Some).collect())
     }))
+}
+
+/// The gradients of operands that the result does not depend on.
+fn zero_gradients(v: Vjp) -> Result<Vec<Option<Tensor>>> {
+    v.inputs.iter().map(|t| Tensor::zeros(t.shape()).map(Some)).collect()
 }
 
 /// Queries, keys and values of a projection `[batch, rows, 3, heads, head_dim]`, each seen as
@@ -195,18 +195,12 @@ impl Call {
             return fault(k, v, "there is one value for each key");
         }
         let s = Sizes { batch, heads, queries, keys, head_dim };
-        match how.mask {
-            Mask::Window { width: 0 } => {
-                return Err(Error::argument(OP, "a window of 0 keys sees nothing"));
-            }
-            Mask::Strided { block, stride } if block == 0 || stride == 0 => {
-                let why = format!("block {block} and stride {stride}: both are at least 1");
-                return Err(Error::argument(OP, why));
-            }
-            mask if mask.is_causal() && queries > keys => {
-                return fault(q, k, "a causal mask wants a key for each query");
-            }
-            _ => {}
+        if !how.mask.is_valid() {
+            let why = format!("{:?}: its sizes are at least 1", how.mask);
+            return Err(Error::argument(OP, why));
+        }
+        if how.mask.is_causal() && queries > keys {
+            return fault(q, k, "a causal mask wants a key for each query");
         }
         let mut max_len = 0;
         if let Some(er) = er {

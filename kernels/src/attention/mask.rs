@@ -58,7 +58,8 @@ impl Mask {
         (0..queries).map(|i| -> usize { seen(i + keys - queries.min(keys)) }).sum()
     }
 
-    pub(super) fn is_valid(self) -> bool {
+    /// Tells whether each query sees a key: the sizes of the mask are at least 1.
+    pub fn is_valid(self) -> bool {
         match self {
             Mask::Full | Mask::Causal => true,
             Mask::Window { width } => width > 0,

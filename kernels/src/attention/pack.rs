@@ -2,8 +2,9 @@
 //! sixteen rows, number by number.
 
 use crate::cpu::lanes::LANES;
+use crate::isa;
 #[cfg(target_arch = "x86_64")]
-use crate::isa::{self, Isa};
+use crate::isa::Isa;
 
 /// Packs `count` rows of `width` numbers: row `n` is lane `n % 16` of sliver `n / 16`, `[width][16]`.
 /// The lanes beyond the last row are 0.
@@ -18,14 +19,17 @@ pub(super) fn slivers(x: &[f32], row: usize, count: usize, width: usize, y: &mut
     assert!(count.div_ceil(LANES) * LANES * width <= y.len());
     for (n, sliver) in (0..count).step_by(LANES).zip(y.chunks_exact_mut(LANES * width)) {
         let lanes = (count - n).min(LANES);
-        let mut done = 0;
-        #[cfg(target_arch = "x86_64")]
-        if lanes == LANES && matches!(isa::active(), Isa::Avx2 | Isa::Avx512) {
-            done = width / 8 * 8;
-            // SAFETY: both tiers have avx2; sixteen rows of `width` numbers are in `x`, by the
-            // assertion above.
-            unsafe { transpose(&x[n * row..], row, done, sliver) };
-        }
+        let done = match isa::active() {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 | Isa::Avx512 if lanes == LANES => {
+                let whole = width / 8 * 8;
+                // SAFETY: both tiers have avx2; sixteen rows of `width` numbers are in `x`, by the
+                // assertion above.
+                unsafe { transpose(&x[n * row..], row, whole, sliver) };
+                whole
+            }
+            _ => 0,
+        };
         for d in done..width {
             for (lane, y) in sliver[d * LANES..(d + 1) * LANES].iter_mut().enumerate() {
                 *y = if lane < lanes { x[(n + lane) * row + d] } else { 0.0 };

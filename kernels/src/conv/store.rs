@@ -5,7 +5,9 @@ use super::axis::Axis;
 use super::image::Area;
 use super::room::Target;
 use crate::cpu::lanes::{Body, LANES, Lanes, dispatch};
-use crate::isa::{self, Isa};
+use crate::isa;
+#[cfg(target_arch = "x86_64")]
+use crate::isa::Isa;
 use std::ops::Range;
 
 /// A lane that falls outside of the result here.
@@ -264,13 +266,15 @@ unsafe fn interleaved(
     let whole = rows.0.min(rows.1);
     assert!(whole == 0 || c.1.len() >= (whole - 1) * width + places.len().next_multiple_of(4));
     assert!(bias.len() == places.len() && width.is_multiple_of(4));
-    let mut done = 0;
-    #[cfg(target_arch = "x86_64")]
-    if matches!(isa::active(), Isa::Avx2 | Isa::Avx512) {
-        // SAFETY: these tiers have avx2; the rest is handed on.
-        unsafe { x86::interleaved(c, width, whole, places, bias, y) };
-        done = whole;
-    }
+    let done = match isa::active() {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 | Isa::Avx512 => {
+            // SAFETY: these tiers have avx2; the rest is handed on.
+            unsafe { x86::interleaved(c, width, whole, places, bias, y) };
+            whole
+        }
+        _ => 0,
+    };
     for (lane, place) in places.iter().enumerate() {
         if *place == NOWHERE {
             continue;

@@ -4,7 +4,7 @@ use super::bypass::before_line;
 use super::lanes::{Body, LANES, Lanes, Numbers};
 use super::map::{Map, Zip, load_three, put, put_three, zip_out};
 use super::math;
-use super::three::Three;
+use super::three::{Three, threes, threes_mut};
 
 /// Defines `d_x = f'(x) d_y` as functions of two numbers.
 macro_rules! slopes {
@@ -126,13 +126,13 @@ fn residual_blocks<L: Lanes, F: Map, const PAST: bool>(
     let (bias, bias_tail) = bias.as_chunks::<LANES>();
     let (residual, residual_tail) = residual.as_chunks::<LANES>();
     let (y, y_tail) = y.as_chunks_mut::<LANES>();
-    let threes = if L::IN_TURN && F::LONG { y.len() / 3 * 3 } else { 0 };
-    let ((x_threes, x), (bias_threes, bias)) = (x.split_at(threes), bias.split_at(threes));
-    let (residual_threes, residual) = residual.split_at(threes);
-    let (y_threes, y) = y.split_at_mut(threes);
-    let inner = x_threes.as_chunks().0.iter().zip(bias_threes.as_chunks().0);
-    let outer = residual_threes.as_chunks().0.iter().zip(y_threes.as_chunks_mut().0);
-    for ((x, bias), (residual, y)) in inner.zip(outer) {
+    let (x_threes, x) = threes::<L>(F::LONG, x);
+    let (bias_threes, bias) = threes::<L>(F::LONG, bias);
+    let (residual_threes, residual) = threes::<L>(F::LONG, residual);
+    let (y_threes, y) = threes_mut::<L>(F::LONG, y);
+    for (((x, bias), residual), y) in
+        x_threes.iter().zip(bias_threes).zip(residual_threes).zip(y_threes)
+    {
         let value = f.apply_three(load_three::<L>(x).add(load_three(bias)));
         put_three::<L, PAST>(value.add(load_three(residual)), y);
     }
@@ -196,13 +196,14 @@ fn backward_blocks<L: Lanes, F: Zip, const PAST: bool>(
     let (d_y, d_y_tail) = d_y.as_chunks::<LANES>();
     let (d_x, d_x_tail) = d_x.as_chunks_mut::<LANES>();
     let (d_bias, d_bias_tail) = d_bias.as_chunks_mut::<LANES>();
-    let threes = if L::IN_TURN && F::LONG { d_x.len() / 3 * 3 } else { 0 };
-    let ((x_threes, x), (bias_threes, bias)) = (x.split_at(threes), bias.split_at(threes));
-    let ((d_y_threes, d_y), (d_x_threes, d_x)) = (d_y.split_at(threes), d_x.split_at_mut(threes));
-    let (d_bias_threes, d_bias) = d_bias.split_at_mut(threes);
-    let inner = x_threes.as_chunks().0.iter().zip(bias_threes.as_chunks().0);
-    let outer = d_y_threes.as_chunks().0.iter().zip(d_x_threes.as_chunks_mut().0);
-    for (((x, bias), (d_y, d_x)), d_bias) in inner.zip(outer).zip(d_bias_threes.as_chunks_mut().0) {
+    let (x_threes, x) = threes::<L>(F::LONG, x);
+    let (bias_threes, bias) = threes::<L>(F::LONG, bias);
+    let (d_y_threes, d_y) = threes::<L>(F::LONG, d_y);
+    let (d_x_threes, d_x) = threes_mut::<L>(F::LONG, d_x);
+    let (d_bias_threes, d_bias) = threes_mut::<L>(F::LONG, d_bias);
+    for ((((x, bias), d_y), d_x), d_bias) in
+        x_threes.iter().zip(bias_threes).zip(d_y_threes).zip(d_x_threes).zip(d_bias_threes)
+    {
         let d = slope.apply_three(load_three::<L>(x).add(load_three(bias)), load_three(d_y));
         put_three::<L, PAST>(d, d_x);
         put_three::<L, false>(d.add(load_three(d_bias)), d_bias);

@@ -1,8 +1,9 @@
 //! Normalisation of channels over a whole batch.
 //!
-//! A task has some channels of all elements of the batch, so that its passes after the first find
-//! them in cache. Where a plane (one channel of one element) is long, vectors run along it; where it
-//! is thin they run across channels, down the columns `[batch, channels * space]`.
+//! A task has some channels of all elements of the batch: few enough that its passes after the first
+//! find them in cache, or, if that cannot be, so many that memory is read in long runs. Where a plane
+//! (one channel of one element) is long, vectors run along it; where it is thin they run across
+//! channels, down the columns `[batch, channels * space]`.
 
 use super::lanes::{Body, LANES, Lanes};
 use super::map::{self, Add, map_row, update_row, zip_row};
@@ -75,21 +76,29 @@ impl Body for Long<BatchNorm<'_>> {
     #[inline(always)]
     fn run<L: Lanes>(self) {
         let s = self.0;
-        for c in s.at.from..s.at.to {
-            let k = c - s.at.from;
-            let (mut sum, mut squares) = (0.0, 0.0);
-            for b in 0..s.at.batch {
-                sum += sum_long::<L, _>(map::Same, &s.x[s.at.plane(b, c)]);
+        let channels = s.at.from..s.at.to;
+        let mut totals: Totals = [0.0; MOST];
+        for b in 0..s.at.batch {
+            for (total, c) in totals.iter_mut().zip(channels.clone()) {
+                *total += sum_long::<L, _>(map::Same, &s.x[s.at.plane(b, c)]);
             }
-            let mean = (sum / s.at.count()) as f32;
-            for b in 0..s.at.batch {
-                squares += sum_long::<L, _>(SquareFrom(mean), &s.x[s.at.plane(b, c)]);
+        }
+        for (mean, total) in s.mean.iter_mut().zip(totals) {
+            *mean = (total / s.at.count()) as f32;
+        }
+        totals.fill(0.0);
+        for b in 0..s.at.batch {
+            for ((total, mean), c) in totals.iter_mut().zip(&*s.mean).zip(channels.clone()) {
+                *total += sum_long::<L, _>(SquareFrom(*mean), &s.x[s.at.plane(b, c)]);
             }
-            let var = (squares / s.at.count()) as f32;
-            (s.mean[k], s.var[k]) = (mean, var);
-            let (weight, bias) = (s.weight[k], s.bias[k]);
-            let f = Scale { mean, rstd: rstd(var, s.eps), weight, bias };
-            for b in 0..s.at.batch {
+        }
+        for (var, total) in s.var.iter_mut().zip(totals) {
+            *var = (total / s.at.count()) as f32;
+        }
+        for b in 0..s.at.batch {
+            for (k, c) in channels.clone().enumerate() {
+                let (weight, bias) = (s.weight[k], s.bias[k]);
+                let f = Scale { mean: s.mean[k], rstd: rstd(s.var[k], s.eps), weight, bias };
                 // SAFETY: no other task has this channel, and one plane is alive at a time.
                 let y = unsafe { s.y.slice(s.at.plane(b, c)) };
                 map_row::<L, _>(f, &s.x[s.at.plane(b, c)], y);
@@ -98,7 +107,7 @@ impl Body for Long<BatchNorm<'_>> {
     }
 }
 
-/// Channels of a task over thin planes, at most.
+/// Channels of a task, at most.
 pub(crate) const MOST: usize = 256;
 
 /// A sum for each channel of a task.
@@ -267,23 +276,27 @@ impl Body for Long<BatchNormBackward<'_>> {
     #[inline(always)]
     fn run<L: Lanes>(self) {
         let s = self.0;
-        for c in s.at.from..s.at.to {
-            let k = c - s.at.from;
-            let (mean, rstd) = (s.mean[k], rstd(s.var[k], s.eps));
-            let (mut sum, mut dot) = (0.0, 0.0);
-            for b in 0..s.at.batch {
-                let at = s.at.plane(b, c);
-                let parts = plane_sums::<L>(&s.x[at.clone()], &s.d_y[at], mean, rstd);
-                sum += parts.0;
-                dot += parts.1;
+        let channels = s.at.from..s.at.to;
+        let mut totals = [(0.0, 0.0); MOST];
+        for b in 0..s.at.batch {
+            for (k, c) in channels.clone().enumerate() {
+                let (at, rstd) = (s.at.plane(b, c), rstd(s.var[k], s.eps));
+                let parts = plane_sums::<L>(&s.x[at.clone()], &s.d_y[at], s.mean[k], rstd);
+                totals[k].0 += parts.0;
+                totals[k].1 += parts.1;
             }
-            s.d_bias[k] += sum as f32;
-            s.d_weight[k] += dot as f32;
-            let weight = s.weight[k];
-            let scale = f64::from(weight) / s.at.count();
-            let f = Slope { mean, rstd, weight, a: (sum * scale) as f32, b: (dot * scale) as f32 };
-            for b in 0..s.at.batch {
-                let at = s.at.plane(b, c);
+        }
+        for (k, (sum, dot)) in totals[..channels.len()].iter().enumerate() {
+            s.d_bias[k] += *sum as f32;
+            s.d_weight[k] += *dot as f32;
+        }
+        for b in 0..s.at.batch {
+            for (k, c) in channels.clone().enumerate() {
+                let (at, weight, (sum, dot)) = (s.at.plane(b, c), s.weight[k], totals[k]);
+                let scale = f64::from(weight) / s.at.count();
+                let (mean, rstd) = (s.mean[k], rstd(s.var[k], s.eps));
+                let (a, b) = ((sum * scale) as f32, (dot * scale) as f32);
+                let f = Slope { mean, rstd, weight, a, b };
                 // SAFETY: no other task has this channel, and one plane is alive at a time.
                 let d_x = unsafe { s.d_x.slice(at.clone()) };
                 zip_row::<L, _>(f, &s.x[at.clone()], &s.d_y[at], d_x);

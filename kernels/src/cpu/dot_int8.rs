@@ -5,7 +5,9 @@
 //! sign, so the row is shifted up by 128, and `offsets` takes out what that adds.
 
 use super::lanes::{Block, LANES};
-use crate::isa::{self, Isa};
+use crate::isa;
+#[cfg(target_arch = "x86_64")]
+use crate::isa::Isa;
 
 /// What is added to a number of at most 2^22, so that the last bits of the sum are the nearest whole
 /// number, of two as near ones the even one.
@@ -87,6 +89,8 @@ fn columns<const W: usize>(
     let ((rows, _), (offsets, _)) = (lines.as_chunks::<W>(), offsets.as_chunks::<W>());
     let (sums, _) = sums.as_chunks_mut::<W>();
     let (offsets, sums) = (&offsets[0], &mut sums[0]);
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (offsets, far);
     match isa::active() {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 if is_x86_feature_detected!("avx512vnni") => {

@@ -1,10 +1,9 @@
 //! Sixteen f32 at a time, on every instruction set.
 //!
 //! A kernel body is written once over the trait [`Lanes`] ([`Numbers`] without loads and stores) and
-//! compiled once per tier. A value is
-//! always sixteen numbers wide: one register of AVX-512, two of AVX2, four of NEON, an array in plain
-//! Rust. Every operation is exactly rounded (multiply-adds are fused everywhere) and every
-//! reduction is the same tree, so a body gives the same bits on every tier.
+//! compiled once per tier. A value is always sixteen numbers wide: one register of AVX-512, two of AVX2,
+//! four of NEON, an array in plain Rust. Every operation is exactly rounded (multiply-adds are fused
+//! everywhere) and every reduction is the same tree, so a body gives the same bits on every tier.
 //!
 //! The methods are `inline(always)` and carry no `target_feature`: they take on the features of the
 //! shell in [`dispatch`] into which the whole body is inlined.
@@ -63,7 +62,9 @@ pub(crate) trait Numbers: Copy {
     /// Shifts right, copying the sign.
     fn shift_right<const N: u32>(a: Self::Ints) -> Self::Ints;
 
-    /// Keeps the order of instructions: those that compute `self` stay before those that use it.
+    /// Keeps its place among other meetings: they stay in the order of the program, with what computes
+    /// `self` before and what uses it behind. Where it does something it is an `asm!` without `pure`,
+    /// which is what keeps that order.
     ///
     /// A compiler that meets one chain of dependent steps beside another puts the second one behind
     /// the first; then the processor, which sees some hundred instructions ahead, waits for each

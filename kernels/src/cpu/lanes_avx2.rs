@@ -81,7 +81,7 @@ fn interleave_half(a: __m256, b: __m256, c: __m256, d: __m256) -> [__m256; 4] {
 }
 
 /// An empty instruction that takes and gives these registers: what computes them stays before it,
-/// what uses them behind it.
+/// what uses them behind it. Without `pure` it counts as an effect, so it keeps its place among others.
 #[target_feature(enable = "avx2,fma")]
 #[inline]
 fn meet(mut x: Avx2) -> Avx2 {

@@ -2,7 +2,7 @@
 
 use super::bypass::before_line;
 use super::lanes::{Block, Body, LANES, Lanes, Numbers};
-use super::three::Three;
+use super::three::{Three, threes, threes_mut};
 
 /// A function of one number.
 pub(crate) trait Map: Copy + Sync {
@@ -63,9 +63,9 @@ pub(crate) struct MapBody<'a, F> {
 fn map_blocks<L: Lanes, F: Map, const PAST: bool>(f: F, x: &[f32], y: &mut [f32]) {
     let (x, x_tail) = x.as_chunks::<LANES>();
     let (y, y_tail) = y.as_chunks_mut::<LANES>();
-    let threes = if L::IN_TURN && F::LONG { x.len() / 3 * 3 } else { 0 };
-    let ((x_threes, x), (y_threes, y)) = (x.split_at(threes), y.split_at_mut(threes));
-    for (x, y) in x_threes.as_chunks().0.iter().zip(y_threes.as_chunks_mut().0) {
+    let (x_threes, x) = threes::<L>(F::LONG, x);
+    let (y_threes, y) = threes_mut::<L>(F::LONG, y);
+    for (x, y) in x_threes.iter().zip(y_threes) {
         put_three::<L, PAST>(f.apply_three(load_three(x)), y);
     }
     for (x, y) in x.iter().zip(y) {
@@ -115,11 +115,10 @@ fn zip_blocks<L: Lanes, F: Zip, const PAST: bool>(f: F, a: &[f32], b: &[f32], y:
     let (a, a_tail) = a.as_chunks::<LANES>();
     let (b, b_tail) = b.as_chunks::<LANES>();
     let (y, y_tail) = y.as_chunks_mut::<LANES>();
-    let threes = if L::IN_TURN && F::LONG { y.len() / 3 * 3 } else { 0 };
-    let ((a_threes, a), (b_threes, b)) = (a.split_at(threes), b.split_at(threes));
-    let (y_threes, y) = y.split_at_mut(threes);
-    let pairs = a_threes.as_chunks().0.iter().zip(b_threes.as_chunks().0);
-    for ((a, b), y) in pairs.zip(y_threes.as_chunks_mut().0) {
+    let (a_threes, a) = threes::<L>(F::LONG, a);
+    let (b_threes, b) = threes::<L>(F::LONG, b);
+    let (y_threes, y) = threes_mut::<L>(F::LONG, y);
+    for ((a, b), y) in a_threes.iter().zip(b_threes).zip(y_threes) {
         put_three::<L, PAST>(f.apply_three(load_three(a), load_three(b)), y);
     }
     for ((a, b), y) in a.iter().zip(b).zip(y) {
@@ -203,6 +202,10 @@ impl<F: Zip> Body for UpdateBody<'_, F> {
     }
 }
 
+/// The number of each lane.
+const PLACES: Block =
+    [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0];
+
 /// The sum of `f(x)`.
 pub(crate) struct SumBody<'a, F> {
     pub f: F,
@@ -225,9 +228,9 @@ pub(crate) fn sum_row<L: Lanes, F: Map>(f: F, x: &[f32]) -> f32 {
     }
     if !tail.is_empty() {
         // Lanes past the end count as 0 whatever `f` makes of them.
-        let mut last = [0.0; LANES];
-        f.apply(L::load_part(tail)).store_part(&mut last[..tail.len()]);
-        sums[3] = sums[3].add(L::load(&last));
+        let inside = L::load(&PLACES).lt(L::splat(tail.len() as f32));
+        let last = L::select(inside, f.apply(L::load_part(tail)), L::zero());
+        sums[3] = sums[3].add(last);
     }
     sums[0].add(sums[1]).add(sums[2].add(sums[3])).reduce_add()
 }

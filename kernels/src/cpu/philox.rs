@@ -2,7 +2,7 @@
 
 use super::lanes::{Body, LANES, Lanes};
 use super::math::{log, sin_cos_near};
-use crate::philox;
+use crate::philox::{self, Word};
 
 /// Numbers that sixteen blocks give.
 const GROUP: usize = 4 * LANES;
@@ -26,33 +26,59 @@ impl Stream {
             low[l] = f32::from_bits(position as u32);
             high[l] = f32::from_bits((position >> 32) as u32);
         }
-        let mut c0 = L::load(&low).bits();
-        let mut c1 = L::load(&high).bits();
-        let mut c2 = L::ints(self.stream as i32);
-        let mut c3 = L::ints(0);
-        let mut key = [self.seed as u32, (self.seed >> 32) as u32];
-        for round in 0..10 {
-            if round > 0 {
-                key = philox::next_key(key);
-            }
-            let (high_0, low_0) = L::mul_wide(c0, philox::M0);
-            let (high_1, low_1) = L::mul_wide(c2, philox::M1);
-            c0 = L::xor(L::xor(high_1, c1), L::ints(key[0] as i32));
-            c2 = L::xor(L::xor(high_0, c3), L::ints(key[1] as i32));
-            (c1, c3) = (low_1, low_0);
-        }
-        [c0, c1, c2, c3]
+        let counter: [Words<L>; 4] = [
+            Words(L::load(&low).bits()),
+            Words(L::load(&high).bits()),
+            Words(L::ints(self.stream as i32)),
+            Words(L::ints(0)),
+        ];
+        let [a, b, c, d] = philox::rounds(counter, [self.seed as u32, (self.seed >> 32) as u32]);
+        [a.0, b.0, c.0, d.0]
     }
 }
 
-/// Four vectors of words or numbers, in the order of the stream.
+/// The same word of sixteen blocks.
+struct Words<L: Lanes>(L::Ints);
+
+impl<L: Lanes> Clone for Words<L> {
+    #[inline(always)]
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<L: Lanes> Copy for Words<L> {}
+
+impl<L: Lanes> Word for Words<L> {
+    #[inline(always)]
+    fn mul_wide(self, b: u32) -> (Self, Self) {
+        let (high, low) = L::mul_wide(self.0, b);
+        (Words(high), Words(low))
+    }
+    #[inline(always)]
+    fn xor(self, b: Self) -> Self {
+        Words(L::xor(self.0, b.0))
+    }
+    #[inline(always)]
+    fn xor_key(self, key: u32) -> Self {
+        Words(L::xor(self.0, L::ints(key as i32)))
+    }
+}
+
+/// Writes four vectors of words or numbers in the order of the stream.
 #[inline(always)]
-fn in_order<L: Lanes>(x: [L; 4]) -> [f32; GROUP] {
-    let mut y = [0.0; GROUP];
+fn put<L: Lanes>(x: [L; 4], y: &mut [f32; GROUP]) {
     let (blocks, _) = y.as_chunks_mut();
     for (x, y) in L::interleave(x).into_iter().zip(blocks) {
         x.store(y);
     }
+}
+
+/// Four vectors in the order of the stream.
+#[inline(always)]
+fn in_order<L: Lanes>(x: [L; 4]) -> [f32; GROUP] {
+    let mut y = [0.0; GROUP];
+    put(x, &mut y);
     y
 }
 
@@ -61,6 +87,20 @@ fn in_order<L: Lanes>(x: [L; 4]) -> [f32; GROUP] {
 fn units<L: Lanes>(words: L::Ints) -> L {
     let upper = L::and(L::shift_right::<8>(words), L::ints(0x00ff_ffff));
     L::floats(upper).mul(L::splat(1.0 / 16_777_216.0))
+}
+
+/// The words of group `g`, one vector for each word of a block.
+#[inline(always)]
+fn word_group<L: Lanes>(from: Stream, g: usize) -> [L; 4] {
+    let [a, b, c, d] = from.words::<L>((g * LANES) as u64);
+    [L::from_bits(a), L::from_bits(b), L::from_bits(c), L::from_bits(d)]
+}
+
+/// The uniform numbers of group `g`, one vector for each word of a block.
+#[inline(always)]
+fn uniform_group<L: Lanes>(from: Stream, g: usize) -> [L; 4] {
+    let [a, b, c, d] = from.words::<L>((g * LANES) as u64);
+    [units(a), units(b), units(c), units(d)]
 }
 
 /// Uniform numbers in `[0, 1)`.
@@ -73,14 +113,13 @@ impl Body for Uniform<'_> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lanes>(self) {
-        for (g, y) in self.y.chunks_mut(GROUP).enumerate() {
-            let [a, b, c, d] = self.from.words::<L>((g * LANES) as u64);
-            let numbers = in_order::<L>([units(a), units(b), units(c), units(d)]);
-            if let Ok(y) = <&mut [f32; GROUP]>::try_from(&mut *y) {
-                *y = numbers;
-            } else {
-                y.copy_from_slice(&numbers[..y.len()]);
-            }
+        let (groups, tail) = self.y.as_chunks_mut();
+        let whole = groups.len();
+        for (g, y) in groups.iter_mut().enumerate() {
+            put(uniform_group::<L>(self.from, g), y);
+        }
+        if !tail.is_empty() {
+            tail.copy_from_slice(&in_order(uniform_group::<L>(self.from, whole))[..tail.len()]);
         }
     }
 }
@@ -101,13 +140,35 @@ impl Body for Dropout<'_> {
         // A threshold of 2^32 drops everything: no word reaches it.
         let all = self.threshold > u64::from(u32::MAX);
         let threshold = self.threshold as u32;
-        for (g, (x, y)) in self.x.chunks(GROUP).zip(self.y.chunks_mut(GROUP)).enumerate() {
-            let words = self.from.words::<L>((g * LANES) as u64).map(L::from_bits);
-            for ((x, y), word) in x.iter().zip(y).zip(in_order(words)) {
+        let (groups, tail) = self.x.as_chunks::<GROUP>();
+        let (y_groups, y_tail) = self.y.as_chunks_mut::<GROUP>();
+        let (scale, whole) = (L::splat(self.scale), groups.len());
+        for (g, (x, y)) in groups.iter().zip(y_groups).enumerate() {
+            let words = word_group::<L>(self.from, g);
+            let (x, y) = (x.as_chunks().0, y.as_chunks_mut().0);
+            for ((x, y), word) in x.iter().zip(y).zip(L::interleave(words)) {
+                let kept = if all { L::ints(0) } else { not_below::<L>(word.bits(), threshold) };
+                L::from_bits(L::and(L::load(x).mul(scale).bits(), kept)).store(y);
+            }
+        }
+        if !tail.is_empty() {
+            let words = word_group::<L>(self.from, whole);
+            for ((x, y), word) in tail.iter().zip(y_tail).zip(in_order(words)) {
                 *y = if all || word.to_bits() < threshold { 0.0 } else { x * self.scale };
             }
         }
     }
+}
+
+/// All bits of a lane where its word, a number without sign, is not below the threshold, else none.
+#[inline(always)]
+fn not_below<L: Lanes>(word: L::Ints, threshold: u32) -> L::Ints {
+    let (t, not_t) = (L::ints(threshold as i32), L::ints(!threshold as i32));
+    // The sign bit of the last line is the borrow of `word - t`.
+    let not_word = L::xor(word, L::ints(-1));
+    let same = L::xor(word, not_t);
+    let borrow = L::or(L::and(not_word, t), L::and(same, L::int_sub(word, t)));
+    L::xor(L::shift_right::<31>(borrow), L::ints(-1))
 }
 
 /// Numbers from the normal distribution: words 0, 1 and 2, 3 of a block give two each.
@@ -126,15 +187,26 @@ fn pairs<L: Lanes>(u: L::Ints, v: L::Ints) -> (L, L) {
     (radius.mul(cos), radius.mul(sin))
 }
 
+/// The normal numbers of group `g`, one vector for each word of a block.
+#[inline(always)]
+fn normal_group<L: Lanes>(from: Stream, g: usize) -> [L; 4] {
+    let words = from.words::<L>((g * LANES) as u64);
+    let (a, b) = pairs::<L>(words[0], words[1]);
+    let (c, d) = pairs::<L>(words[2], words[3]);
+    [a, b, c, d]
+}
+
 impl Body for Normal<'_> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lanes>(self) {
-        for (g, y) in self.y.chunks_mut(GROUP).enumerate() {
-            let words = self.from.words::<L>((g * LANES) as u64);
-            let (a, b) = pairs::<L>(words[0], words[1]);
-            let (c, d) = pairs::<L>(words[2], words[3]);
-            y.copy_from_slice(&in_order([a, b, c, d])[..y.len()]);
+        let (groups, tail) = self.y.as_chunks_mut();
+        let whole = groups.len();
+        for (g, y) in groups.iter_mut().enumerate() {
+            put(normal_group::<L>(self.from, g), y);
+        }
+        if !tail.is_empty() {
+            tail.copy_from_slice(&in_order(normal_group::<L>(self.from, whole))[..tail.len()]);
         }
     }
 }

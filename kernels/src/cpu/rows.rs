@@ -3,7 +3,7 @@
 use super::lanes::{Body, LANES, Lanes, Numbers};
 use super::map::{self, Map, load_three, put_three, sum_row};
 use super::math::{exp, log};
-use super::three::Three;
+use super::three::{Three, threes, threes_mut};
 use crate::softmax::NO_TARGET;
 
 /// The largest number of a row; `-inf` for an empty one. NaN is passed over.
@@ -41,9 +41,9 @@ fn exp_row<L: Lanes>(x: &[f32], y: &mut [f32], max: f32) -> f32 {
     let max = L::splat(max);
     // One chain of adds: each of its links is much shorter than an exponential.
     let mut sum = L::zero();
-    let threes = if L::IN_TURN { x.len() / 3 * 3 } else { 0 };
-    let ((x_threes, x), (y_threes, y)) = (x.split_at(threes), y.split_at_mut(threes));
-    for (x, y) in x_threes.as_chunks().0.iter().zip(y_threes.as_chunks_mut().0) {
+    let (x_threes, x) = threes::<L>(true, x);
+    let (y_threes, y) = threes_mut::<L>(true, y);
+    for (x, y) in x_threes.iter().zip(y_threes) {
         let e = exp(load_three::<L>(x).sub(Three([max; 3])));
         put_three::<L, false>(e, y);
         sum = sum.add(e.0[0]).add(e.0[1]).add(e.0[2]);
@@ -66,9 +66,8 @@ fn exp_sum<L: Lanes>(x: &[f32], max: f32) -> f32 {
     let (x, tail) = x.as_chunks::<LANES>();
     let max = L::splat(max);
     let mut sum = L::zero();
-    let threes = if L::IN_TURN { x.len() / 3 * 3 } else { 0 };
-    let (x_threes, x) = x.split_at(threes);
-    for x in x_threes.as_chunks().0 {
+    let (x_threes, x) = threes::<L>(true, x);
+    for x in x_threes {
         let e = exp(load_three::<L>(x).sub(Three([max; 3])));
         sum = sum.add(e.0[0]).add(e.0[1]).add(e.0[2]);
     }

@@ -4,11 +4,26 @@
 //! them could begin in every cycle. Three [`Lanes`] in turn keep the units of AVX2 busy (six chains;
 //! with eight, registers run out): GELU takes half the time. The bits are those of one at a time.
 
-use super::lanes::{Lanes, Numbers};
+use super::lanes::{Block, Lanes, Numbers};
 
 /// Three [`Lanes`].
 #[derive(Clone, Copy)]
 pub(crate) struct Three<L>(pub [L; 3]);
+
+/// Splits blocks into threes, where a function is long and the tier runs it in turn, and the others.
+#[inline(always)]
+pub(crate) fn threes<L: Lanes>(long: bool, x: &[Block]) -> (&[[Block; 3]], &[Block]) {
+    if L::IN_TURN && long { x.as_chunks() } else { (&[], x) }
+}
+
+/// [`threes`] that are written.
+#[inline(always)]
+pub(crate) fn threes_mut<L: Lanes>(
+    long: bool,
+    x: &mut [Block],
+) -> (&mut [[Block; 3]], &mut [Block]) {
+    if L::IN_TURN && long { x.as_chunks_mut() } else { (&mut [], x) }
+}
 
 /// Defines methods that do the same to each of the three.
 macro_rules! each {

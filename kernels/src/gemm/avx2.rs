@@ -16,7 +16,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     slivers: &[4, 2, 2, 1, 1, 1],
     tile: dispatch,
     copied: None,
-    direct: Some(Direct { rows: few::ROWS, packs: false, tile: few::tile }),
+    direct: Some(Direct { rows: few::ROWS, packs: false, tile: few::product::<f32> }),
     pack: pack::avx2,
     pack_a: pack::avx2_a,
     turned: Some(Turned { rows: few::ROWS + 1..=96, half_rows: 10, half: dispatch_half }),

@@ -1,5 +1,9 @@
 //! How large the blocks of a product are: what stays in which cache.
 
+/// Below this many rows a `B` with contiguous columns is packed in pieces that stay in the first-level
+/// cache ([`Blocks::few_rows_pack`]).
+pub(super) const FEW_ROWS: usize = 48;
+
 /// Sizes of blocks, in rows, columns and floats.
 pub(super) struct Blocks {
     /// Longest sum of one block.
@@ -20,10 +24,8 @@ pub(super) struct Blocks {
     pub pack_a_cols: usize,
     /// From this many rows on a `B` with contiguous rows is worth packing.
     pub pack_b_rows: usize,
-    /// Below this many rows a `B` with contiguous columns is packed in pieces that stay in the
-    /// first-level cache.
-    pub few_rows: usize,
-    /// Floats of such a piece.
+    /// Floats of a piece of `B` for fewer than [`FEW_ROWS`] rows: 36 KiB for a first-level cache of 48 KiB,
+    /// 24 KiB for one of 32 KiB.
     pub few_rows_pack: usize,
 }
 
@@ -40,7 +42,6 @@ impl Blocks {
         packed_nc: usize::MAX,
         pack_a_cols: usize::MAX,
         pack_b_rows: 40,
-        few_rows: 48,
         few_rows_pack: 9216,
     };
 
@@ -60,7 +61,6 @@ impl Blocks {
         packed_nc: 192,
         pack_a_cols: 256,
         pack_b_rows: 13,
-        few_rows: 48,
         few_rows_pack: 6144,
     };
 }

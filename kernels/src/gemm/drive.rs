@@ -1,8 +1,9 @@
 //! The loops around the tiles: which operand is packed, how large the blocks are, how work is cut.
 
+use super::blocks::FEW_ROWS;
 use super::finish::Finish;
 use super::pack::{self, Source};
-use super::tile::{Direct, Fresh, Kernels, Tile, even, kernels, slivers};
+use super::tile::{Fresh, Kernels, Tile, even, kernels, slivers};
 #[cfg(target_arch = "x86_64")]
 use super::turned;
 use super::{LANE, Line, MatMut, MatRef};
@@ -175,11 +176,6 @@ pub(super) fn reserve(buffer: &mut Vec<Line>, len: usize) -> *mut f32 {
     buffer.as_mut_ptr().cast()
 }
 
-/// Whether the code for few rows packs, or there is none.
-fn packs(direct: Option<&Direct>) -> bool {
-    direct.is_none_or(|direct| direct.packs)
-}
-
 impl Window<'_> {
     fn compute(&self, code: &Kernels, a: MatRef, b: Right, finish: Finish) {
         let (m, n, k) = (self.rows.1 - self.rows.0, self.cols.1 - self.cols.0, a.cols);
@@ -195,9 +191,11 @@ impl Window<'_> {
                 unsafe { turned::window(code, turned, self, a, b, finish, (sums, packed)) }
             });
         }
+        // Few rows, which nothing of B is packed for.
+        let in_place = direct.is_some_and(|direct| !direct.packs && m <= direct.rows);
         let plain_a = m == 1 || a.col_stride == 1 && n < blocks.pack_a_cols;
         let (fresh, pack_a) = match b {
-            Right::Plain(b) if b.col_stride == 1 && m == 1 && n >= ALONG_COLS && !packs(direct) => {
+            Right::Plain(b) if b.col_stride == 1 && m == 1 && n >= ALONG_COLS && in_place => {
                 (true, a.col_stride != 1)
             }
             Right::Plain(b) if b.col_stride == 1 => {
@@ -205,9 +203,7 @@ impl Window<'_> {
                 (code.copied.is_some() && !plain_a && m > code.rows, !plain_a)
             }
             Right::Plain(b) if b.row_stride == 1 => match direct {
-                Some(direct) if m <= direct.rows || direct.packs => {
-                    (true, m > 1 || a.col_stride != 1)
-                }
+                Some(direct) if in_place || direct.packs => (true, m > 1 || a.col_stride != 1),
                 _ => (false, !plain_a),
             },
             _ => (false, !plain_a),
@@ -218,16 +214,16 @@ impl Window<'_> {
         let kc = blocks.kc;
         let (pack_b, kc, nc) = match b {
             Right::Packed(_) => (false, kc, if keep_a { n.min(blocks.packed_nc) } else { n }),
-            Right::Plain(_) if fresh && packs(direct) => (false, kc, n),
-            Right::Plain(_) if fresh => (false, KC_FEW / m, n),
+            Right::Plain(_) if fresh => (false, if in_place { KC_FEW / m } else { kc }, n),
             Right::Plain(b) if b.col_stride == 1 && m < blocks.pack_b_rows => (false, kc, n),
-            Right::Plain(b) if b.col_stride != 1 && m < blocks.few_rows => {
+            Right::Plain(b) if b.col_stride != 1 && m < FEW_ROWS => {
                 (true, (blocks.few_rows_pack / widest).next_multiple_of(16), widest)
             }
             Right::Plain(_) => (true, kc, if keep_a { blocks.narrow } else { blocks.nc }),
         };
         let (k_blocks, n_blocks) = (k.div_ceil(kc).max(1), n.div_ceil(nc));
-        let k_at = |block| even(k, k_blocks, block);
+        // Between lines of contiguous columns.
+        let k_at = |block| (even(k.div_ceil(LANE), k_blocks, block) * LANE).min(k);
         PACKED.with_borrow_mut(|(b_room, a_room)| {
             let whole = |block| (self.rows.0, m, k_at(block), k_at(block + 1));
             if keep_a {
@@ -454,6 +450,7 @@ struct Step<'a> {
     /// What follows the sums, if this is the last block of them.
     finish: Option<Finish<'a>>,
     padded: bool,
-    /// What the first tile of a strip packs: element `(0, 0)` and strides of `B`.
+    /// A `B` that is not packed yet, which the first tile of a strip reads, and packs for those below it:
+    /// element `(0, 0)` and strides.
     fresh: Option<(*const f32, usize, usize)>,
 }

@@ -1,4 +1,5 @@
-//! Few rows times a matrix as it lies, with 256-bit vectors: nothing is packed, every line is read once.
+//! Few rows times a matrix as it lies, with 256-bit vectors: `B` is not packed, and every line of it is
+//! read once. Two rows or more of `A` are packed.
 //!
 //! Where columns are contiguous, such as those of a linear layer's weight, blocks of 8 columns are
 //! transposed in registers and multiplied at once: shuffles run on ports that multiply-adds leave idle.
@@ -25,31 +26,37 @@ const AHEAD: usize = 4;
 const TASK: usize = 1 << 17;
 const TASK_COLS: usize = 2048;
 
-/// A number of `B`. The CPU must have avx2.
+/// A number of `B`.
 pub(super) trait Weight: Copy {
     /// Rows of a block, of 8 columns each.
     type Block: Copy + Index<usize, Output = __m256>;
     /// How many there are.
     const ROWS: usize;
     /// Transposes the first numbers of 8 columns.
+    ///
+    /// # Safety
+    /// The CPU has avx2, and `ROWS` numbers can be read of each column.
     unsafe fn block(columns: [*const Self; 8]) -> Self::Block;
     /// Loads 8 neighbours.
+    ///
+    /// # Safety
+    /// The CPU has avx2, and they can be read.
     unsafe fn load(at: *const Self) -> __m256;
+    /// The same number.
     fn wide(self) -> f32;
 }
 
-// SAFETY of all methods: the caller has the instructions, and the numbers can be read.
 impl Weight for f32 {
     type Block = [__m256; 4];
     const ROWS: usize = 4;
     #[inline(always)]
     unsafe fn block(columns: [*const f32; 8]) -> Self::Block {
-        // SAFETY: as above.
+        // SAFETY: the caller vouches for the CPU and for the numbers.
         unsafe { columns_of(columns) }
     }
     #[inline(always)]
     unsafe fn load(at: *const f32) -> __m256 {
-        // SAFETY: as above.
+        // SAFETY: the caller vouches for the CPU and for the numbers.
         unsafe { _mm256_loadu_ps(at) }
     }
     #[inline(always)]
@@ -63,7 +70,7 @@ impl Weight for bf16 {
     const ROWS: usize = 8;
     #[inline(always)]
     unsafe fn block(columns: [*const bf16; 8]) -> Self::Block {
-        // SAFETY: as above.
+        // SAFETY: the caller vouches for the CPU and for the numbers.
         unsafe {
             // Two rows in a word, the first in its low half.
             let pairs = columns_of([
@@ -88,7 +95,7 @@ impl Weight for bf16 {
     }
     #[inline(always)]
     unsafe fn load(at: *const bf16) -> __m256 {
-        // SAFETY: as above.
+        // SAFETY: the caller vouches for the CPU and for the numbers.
         unsafe {
             let words = _mm256_cvtepu16_epi32(_mm_loadu_si128(at.cast()));
             _mm256_castsi256_ps(_mm256_slli_epi32::<16>(words))
@@ -160,15 +167,6 @@ pub(crate) fn bf16_product(a: &[f32], b: Narrow, c: &mut MatMut, accumulate: boo
     });
 }
 
-/// [`product`] of f32, as [`super::tile::Kernels::direct`] wants it.
-///
-/// # Safety
-/// As [`product`].
-pub(super) unsafe fn tile(rows: usize, t: &Tile, f: &Fresh) {
-    // SAFETY: handed on.
-    unsafe { product(rows, t, f) }
-}
-
 /// Computes a tile of one row, which is contiguous, or of so many rows, which are packed, and
 /// `f.cols` columns of `B`. Only one row is multiplied with contiguous rows of `B`.
 ///
@@ -198,7 +196,7 @@ unsafe fn columns<T: Weight, const R: usize, const G: usize>(t: &Tile, f: &Fresh
     // A line of f32 is four blocks, few enough for the chains of the next groups to begin meanwhile.
     // One of bf16 is twice as long: it is left after each block, unless the lines of 16 columns belong
     // into one set of the first-level cache, which holds 8.
-    let whole_lines = T::ROWS == 4 || (f.col * size_of::<T>()).is_multiple_of(2048);
+    let whole_lines = size_of::<T>() == 4 || (f.col * size_of::<T>()).is_multiple_of(2048);
     let mut at = 0;
     while f.cols - at >= 8 * G {
         // SAFETY: columns `at..at + 8 * G` are in bounds, as the caller vouches.

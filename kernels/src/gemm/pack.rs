@@ -3,7 +3,8 @@
 //! `B` becomes slivers of 16 columns: `sliver[k][16]`, one after the other, zeros beyond the last
 //! column. A tile reads some neighbouring slivers downwards, so every line that is fetched is used
 //! whole, and the same packed matrix serves tiles of any width on any tier.
-//! `A` is read in place if its rows are contiguous; its transpose becomes `tile[k][rows]`.
+//! `A` becomes `tile[k][rows]`, unless its rows are contiguous and too few columns of `B` meet them for
+//! that to pay ([`Blocks::pack_a_cols`](super::blocks::Blocks::pack_a_cols)): then it is read in place.
 
 use super::LANE;
 use super::tile::even;

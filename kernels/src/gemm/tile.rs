@@ -38,10 +38,13 @@ pub(super) struct Tile {
     /// What is added to each column at the end; null for nothing.
     pub bias: *const f32,
     /// Whether all 16 columns of the last sliver of `B` can be read.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // only 512-bit tiles ask
     pub padded: bool,
 }
 
-/// Columns of `B` as the caller stores them, which a tile multiplies and packs in one go.
+/// Columns of `B` as the caller stores them: a tile multiplies them in place, and packs them in the
+/// same go if others follow it.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // only its tiles read them
 pub(super) struct Fresh<T = f32> {
     /// Element `(0, 0)` of the columns.
     pub data: *const T,
@@ -53,12 +56,12 @@ pub(super) struct Fresh<T = f32> {
     pub cols: usize,
 }
 
-/// Code for few rows and a `B` that was not packed.
+/// Code that reads a `B` which is not packed yet.
 pub(super) struct Direct {
     /// Most rows of a tile.
     pub rows: usize,
-    /// Whether it packs `B` at [`Tile::b`] if that is not null. If not, it takes one row and contiguous
-    /// rows of `B` as well.
+    /// Whether it packs `B` at [`Tile::b`] if that is not null, for the tiles below. If not, it computes
+    /// products of so many rows alone, and takes one row and contiguous rows of `B` as well.
     pub packs: bool,
     /// Computes a tile of so many packed rows and contiguous columns of `B`.
     pub tile: unsafe fn(usize, &Tile, &Fresh),
@@ -74,13 +77,13 @@ pub(super) struct Kernels {
     pub tile: unsafe fn(usize, usize, &Tile),
     /// Computes a tile of packed rows of `A` and contiguous rows of `B`, which it packs at `Tile::b`.
     pub copied: Option<unsafe fn(usize, usize, &Tile, &Fresh)>,
-    /// For few rows.
+    /// For the first tile of a strip, or for few rows alone.
     pub direct: Option<Direct>,
     /// Packs columns of `B` into slivers: see [`super::pack`].
     pub pack: unsafe fn(&super::pack::Source, *mut f32, usize),
     /// Packs rows of `A` into tiles.
     pub pack_a: unsafe fn(&super::pack::Source, usize, *mut f32),
-    /// Computes few rows times contiguous columns of `B` without packing these.
+    /// Computes some rows times contiguous columns of `B` without packing these.
     #[cfg(target_arch = "x86_64")]
     pub turned: Option<super::turned::Turned>,
     /// How large blocks are.

@@ -1,7 +1,7 @@
-//! Few rows times a matrix whose columns are contiguous: computed as `C^T = B^T A^T`.
+//! Some rows times a matrix whose columns are contiguous: computed as `C^T = B^T A^T`.
 //!
-//! To pack such a `B` its numbers are shuffled, which few rows do not repay. Its columns are rows of
-//! `B^T`, which a tile reads in place, one number at a time; the vectors come from the few rows of `A`,
+//! To pack such a `B` its numbers are shuffled, which up to 96 rows do not repay. Its columns are rows of
+//! `B^T`, which a tile reads in place, one number at a time; the vectors come from the rows of `A`,
 //! which are packed instead. The sums of some columns gather in a room of their own, `[columns][rows]`,
 //! and are transposed into `C` when they are done. Each is the same chain of multiply-adds as in any
 //! other tile, so the bits are the same.
@@ -15,16 +15,20 @@ use crate::cpu::ahead::fetch;
 use std::arch::x86_64::*;
 use std::ops::RangeInclusive;
 
-/// Columns of `B` whose sums gather: whole tiles of 6, and whole vectors.
+/// Columns of `B` whose sums gather: whole tiles of 6 (those of half slivers are cut evenly), and whole
+/// vectors.
 const COLUMNS: usize = 48;
 /// Rows of a column that are fetched before its tile begins; the hardware follows from there.
 const AHEAD: usize = 64;
+
+/// Most floats of `A` that are packed (1 MiB): the room for them is never given back.
+const MOST_A: usize = 1 << 18;
 
 /// The code of a tier for this.
 pub(super) struct Turned {
     /// How many rows of `A` may have.
     pub rows: RangeInclusive<usize>,
-    /// Most rows of a tile of half a sliver.
+    /// Most columns of `B` in a tile of half a sliver: its rows.
     pub half_rows: usize,
     /// Computes a tile of so many rows and half a sliver.
     pub half: unsafe fn(usize, &Tile),
@@ -32,9 +36,9 @@ pub(super) struct Turned {
 
 impl Turned {
     /// Tells whether `A` `[m, k]` is better multiplied like this. Short sums do not repay that they are
-    /// transposed.
+    /// transposed, and all of `A` is packed at once.
     pub(super) fn pays(&self, m: usize, k: usize) -> bool {
-        self.rows.contains(&m) && m <= k
+        self.rows.contains(&m) && (m..=MOST_A / (slivers(m) * LANE)).contains(&k)
     }
 }
 
@@ -84,18 +88,24 @@ pub(super) unsafe fn window(
                 let tiles = (n1 - n0).div_ceil(most);
                 for i in 0..tiles {
                     let (from, to) = (even(n1 - n0, tiles, i), even(n1 - n0, tiles, i + 1));
-                    let column =
-                        |j: usize| b.data.as_ptr().wrapping_add((n0 + j) * b.col_stride + k0);
+                    let column = |j: usize, l: usize| {
+                        b.data.as_ptr().wrapping_add((n0 + j) * b.col_stride + l)
+                    };
                     if sliver == 0 {
-                        // The columns of the next tile.
-                        for j in to..2 * to - from {
+                        // The columns of the next tile, in this block, the next one or the first.
+                        let (next, top) = match (to < n1 - n0, block + 1 < k_blocks) {
+                            (true, _) => (to, k0),
+                            (false, true) => (0, k1),
+                            (false, false) => (to, 0),
+                        };
+                        for j in next..next + to - from {
                             for l in (0..AHEAD.min(k1 - k0)).step_by(LANE) {
-                                fetch(column(j).wrapping_add(l));
+                                fetch(column(j, top + l));
                             }
                         }
                     }
                     let tile = Tile {
-                        a: column(from),
+                        a: column(from, k0),
                         a_row: b.col_stride,
                         a_col: 1,
                         b: packed.wrapping_add((sliver * k + k0) * LANE),

@@ -1,6 +1,7 @@
 //! Products where the CPU has none of bf16 pairs: rounded to bf16, widened to f32, multiplied as f32.
 //!
-//! Few rows widen the numbers of `B` as they read them; the order of adds, and the bits, are the same.
+//! Few rows times a `B` that is stored as bf16 widen its numbers as they read them: the order of adds,
+//! and the bits, are the same.
 
 use super::{Numbers, Operand};
 #[cfg(target_arch = "x86_64")]
@@ -24,6 +25,14 @@ fn with_room<R>(f: impl FnOnce(&mut [Vec<f32>; 3]) -> R) -> R {
     result
 }
 
+/// The first numbers of a room that only grows.
+fn at_least(room: &mut Vec<f32>, len: usize) -> &mut [f32] {
+    if room.len() < len {
+        room.resize(len, 0.0);
+    }
+    &mut room[..len]
+}
+
 /// Rounds to bf16, to nearest even, and widens again. NaN stays NaN.
 #[inline(always)]
 fn round(x: f32) -> f32 {
@@ -38,11 +47,7 @@ fn rounded<'a>(x: Operand, room: &'a mut Vec<f32>) -> MatRef<'a> {
     if x.col_stride > x.row_stride {
         return rounded(x.t(), room).t();
     }
-    let len = x.rows * x.cols;
-    if room.len() < len {
-        room.resize(len, 0.0);
-    }
-    let to = &mut room[..len];
+    let to = at_least(room, x.rows * x.cols);
     for (r, row) in to.chunks_exact_mut(x.cols.max(1)).enumerate() {
         let at = r * x.row_stride;
         match x.numbers {
@@ -89,17 +94,17 @@ fn some_product(
     if let Numbers::Bf16(data) = b.numbers
         && few::fits(a.rows, b.row_stride, b.col_stride)
     {
-        // One or some rows: to widen all of B would take far longer than to multiply.
+        // Few rows: to widen all of B would take far longer than to multiply.
         let columns = if a.rows == 1 && a.col_stride == 1 {
             &a.data[..a.cols]
         } else {
-            y.resize(a.rows * a.cols, 0.0);
+            let y = at_least(y, a.rows * a.cols);
             for (l, column) in y.chunks_exact_mut(a.rows.max(1)).enumerate() {
                 for (r, x) in column.iter_mut().enumerate() {
                     *x = a.data[r * a.row_stride + l * a.col_stride];
                 }
             }
-            &y[..]
+            y
         };
         let b = few::Narrow { data, row: b.row_stride, col: b.col_stride };
         return few::bf16_product(columns, b, c, accumulate);
@@ -109,7 +114,7 @@ fn some_product(
 
 pub(super) fn rounded_product(a: Operand, b: Operand, c: &mut [bf16]) {
     with_room(|[x, y, z]| {
-        z.resize(c.len(), 0.0);
+        let z = at_least(z, c.len());
         some_product(a, b, [x, y], &mut MatMut::new(z, a.rows, b.cols), false);
         c.convert_from_f32_slice(z);
     });

@@ -121,6 +121,8 @@ pub fn levels(threads: usize) -> Vec<Level> {
 
 /// Adds up the words of all blocks with the widest loads of the tier, fetching `ahead` blocks before.
 fn read(isa: Isa, blocks: &[Block], ahead: usize) -> u32 {
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = ahead;
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the active tier is available.
