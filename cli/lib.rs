@@ -14,6 +14,7 @@ pub mod corpora;
 pub mod curve;
 pub mod data;
 pub mod dataset;
+pub mod drill;
 pub mod error;
 pub mod input;
 pub mod interrupt;

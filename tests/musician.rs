@@ -299,3 +299,27 @@ fn a_melody_is_harmonized_and_stays_as_it_is() {
     folder.refused("harmonize drums.mid --with run --out no.mid", "drums.mid: no notes but drums");
     assert!(!folder.0.join("no.mid").exists());
 }
+
+#[test]
+fn a_task_of_memory_is_told_in_numbers_and_pictures() {
+    let folder = Folder::new("task");
+    let told = folder.json("train gru --task copy --length 4 --steps 3 --set hidden=8 --out copy");
+    assert_eq!(
+        (&told["task"], &told["length"], &told["steps"]),
+        (&"copy".into(), &4.into(), &3.into())
+    );
+    // Ten symbols, three blanks, the mark and ten blanks more.
+    assert_eq!(told["gradient_norms"].as_array().unwrap().len(), 24);
+    let (nats, without) =
+        (told["nats"].as_f64().unwrap(), told["without_memory"].as_f64().unwrap());
+    assert!((without - 8f64.ln()).abs() < 1e-9 && (nats - without).abs() < 0.5, "{nats}");
+    for name in ["task.json", "loss.svg", "loss.png", "gradients.svg", "gradients.png"] {
+        assert!(folder.0.join("copy").join(name).exists(), "{name}");
+    }
+    folder.json("train transformer --task adding --length 5 --steps 1 --set batch=2 --out adding");
+    folder.refused("train gru --task adding --length 1 --out no", "length: 1; 2 to 100000");
+    folder.refused("train gru --task adding --resume --out no", "--resume");
+    folder.refused("train gru --task forget --out no", "adding or copy is wanted");
+    folder.refused("train gru/pianoroll --task copy --out no", "model.conditions");
+    assert!(!folder.0.join("no").exists());
+}

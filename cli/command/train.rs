@@ -9,6 +9,7 @@ use etude_models::generate::{Length, Request, Writer};
 use etude_models::registry::{self, model_keys};
 use etude_models::run::RunDir;
 use etude_models::sampling::Sampling;
+use etude_models::tasks::{Problem, Task};
 use etude_models::train::{End, Report, RunConfig, TRAIN_KEYS, Trainer, saved_config};
 use serde_json::{Map, Value, json};
 
@@ -16,6 +17,7 @@ use crate::args::Machine;
 use crate::console::{Console, show_path};
 use crate::corpora::Split;
 use crate::curve::{Chart, Series};
+use crate::drill::{self, Order};
 use crate::error::{Error, Result};
 use crate::input::read_bytes;
 use crate::memory::memory_mb;
@@ -37,6 +39,16 @@ pub struct Args {
     /// A built-in corpus (see `etude corpora`), folders or MIDI files [default: the preset's]
     #[arg(long, value_name = "FOLDER", num_args = 1..)]
     data: Vec<PathBuf>,
+
+    /// Learn to remember instead of music, and show how far back the network does: adding (the sum of two
+    /// marked numbers) or copy (ten symbols). A small network with the cells of NAME, changed by --set
+    #[arg(long, value_name = "TASK", value_parser = drill::task, requires = "name",
+        conflicts_with_all = ["data", "config", "from", "resume"])]
+    task: Option<Task>,
+
+    /// Steps over which the task is to be remembered [default: 600 for adding, 1000 for copy]
+    #[arg(long, value_name = "T", requires = "task")]
+    length: Option<usize>,
 
     /// Read all files anew, and keep none of their tokens for the next run (else they are kept in
     /// ETUDE_CACHE or the user's cache folder)
@@ -95,7 +107,7 @@ fn help() -> String {
         keys.iter().filter(|(t, _)| *t == table).map(|(_, key)| format!(" {key}")).collect()
     };
     format!(
-        "Examples:\n  etude train lstm --data folk --out run --time 2m\n  etude train lstm/melody-basic --data my_midi --out run --steps 500 --set hidden=192\n  etude train run --resume --steps 1000\n  etude train --from lstm --data my_midi --lora 8 --out tuned\n  etude train lstm/performance --dtype bf16\n\nSettings for --set (each architecture takes some of the first): model{}; train{}; data{}",
+        "Examples:\n  etude train lstm --data folk --out run --time 2m\n  etude train lstm/melody-basic --data my_midi --out run --steps 500 --set hidden=192\n  etude train run --resume --steps 1000\n  etude train --from lstm --data my_midi --lora 8 --out tuned\n  etude train lstm/performance --dtype bf16\n  etude train gru --task adding --length 200 --out adding\n\nSettings for --set (each architecture takes some of the first): model{}; train{}; data{}",
         of(&model, "model"),
         of(TRAIN_KEYS, "train"),
         of(TRAIN_KEYS, "data")
@@ -123,7 +135,23 @@ fn parse_time(text: &str) -> std::result::Result<Duration, String> {
 pub fn run(args: &Args, console: &Console) -> Result<()> {
     interrupt::listen();
     let pool = args.machine.pool()?;
-    pool.run(|| train(args, console))
+    match args.task {
+        Some(task) => pool.run(|| learn_task(args, task, console)),
+        None => pool.run(|| train(args, console)),
+    }
+}
+
+fn learn_task(args: &Args, task: Task, console: &Console) -> Result<()> {
+    let usual = match task {
+        Task::Adding => 600,
+        Task::Copy => 1000,
+    };
+    let problem = Problem { task, length: args.length.unwrap_or(usual) };
+    let path = args.name.as_deref().unwrap_or(Path::new("lstm"));
+    let name = path.to_str().ok_or_else(|| Error::file(path, "no such model"))?;
+    let out = args.out.as_deref().unwrap_or(Path::new("run"));
+    let order = Order { name, problem, out, time: args.time };
+    drill::run(&order, |map| adjust(args, map), console)
 }
 
 fn train(args: &Args, console: &Console) -> Result<()> {

@@ -15,12 +15,26 @@ pub struct Bundled {
 }
 
 /// Every bundled model; the first is the default of `generate`.
-pub const BUNDLED: &[Bundled] = &[Bundled {
-    name: "lstm",
-    bytes: include_bytes!("../weights/lstm.safetensors"),
-    command: "etude train lstm --data folk --out run; etude export run --dtype int8",
-    valid_nll: 0.5955,
-}];
+pub const BUNDLED: &[Bundled] = &[
+    Bundled {
+        name: "lstm",
+        bytes: include_bytes!("../weights/lstm.safetensors"),
+        command: "etude train lstm --data folk --out run; etude export run --dtype int8",
+        valid_nll: 0.5955,
+    },
+    Bundled {
+        name: "gru",
+        bytes: include_bytes!("../weights/gru.safetensors"),
+        command: "etude train gru --data folk --out run; etude export run --dtype int8",
+        valid_nll: 0.5653,
+    },
+    Bundled {
+        name: "rnn",
+        bytes: include_bytes!("../weights/rnn.safetensors"),
+        command: "etude train rnn --data folk --out run; etude export run --dtype int8",
+        valid_nll: 0.6977,
+    },
+];
 
 /// Finds a bundled model by name.
 pub fn find(name: &str) -> Option<&'static Bundled> {

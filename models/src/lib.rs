@@ -28,6 +28,8 @@ pub mod settings;
 #[cfg(feature = "train")]
 pub mod store;
 #[cfg(feature = "train")]
+pub mod tasks;
+#[cfg(feature = "train")]
 pub mod train;
 pub mod transformer;
 mod weights;

@@ -7,7 +7,7 @@ use crate::lora::{Adapted, Lora};
 use crate::registry::ModelConfig;
 use crate::run::RunDir;
 use crate::{Error, Model, Result};
-use etude_engine::Products;
+use etude_engine::{Products, Schedule};
 use serde_json::{Map, Value, json};
 
 /// How a model is trained: table `train`.
@@ -109,6 +109,19 @@ pub struct RunConfig {
 }
 
 impl RunConfig {
+    /// The learning rate of a step, counted from 0.
+    pub fn learning_rate(&self, step: u64) -> f32 {
+        let c = &self.train;
+        let (lr, warmup) = (c.lr, c.warmup);
+        let schedule = match c.schedule.as_str() {
+            "cosine" => Schedule::Cosine { lr, floor: 0.02 * lr, warmup, total: c.steps },
+            "noam" => Schedule::Noam { scale: lr, width: self.model.network.width(), warmup },
+            "exponential" => Schedule::Exponential { lr, floor: 0.01 * lr, decay: 0.9999 },
+            _ => Schedule::Constant { lr },
+        };
+        schedule.at(step)
+    }
+
     /// Reads a configuration in its common form.
     ///
     /// # Errors

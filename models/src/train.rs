@@ -12,7 +12,7 @@ use crate::run::RunDir;
 pub use crate::settings::{RunConfig, TRAIN_KEYS, TrainConfig, saved_config};
 use crate::{Error, Model, Result};
 use crate::{load_weights, save_weights};
-use etude_engine::{Dtype, Grads, Optimizer, Rng, Schedule, WeightFile};
+use etude_engine::{Dtype, Grads, Optimizer, Rng, WeightFile};
 use etude_engine::{no_grad, set_products, write_weights};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -240,7 +240,7 @@ impl Trainer {
                 break End::Time;
             }
             let batch = Batch::of_step(&self.data.train, c.seed, self.step, c.batch, c.window)?;
-            let lr = self.learning_rate();
+            let lr = self.config.learning_rate(self.step);
             let (loss, grad_norm) = self.learn(&batch, lr)?;
             self.step += 1;
             (loss_sum, loss_steps) = (loss_sum + loss, loss_steps + 1);
@@ -281,20 +281,6 @@ impl Trainer {
             self.save(Vec::new())?;
         }
         Ok(end)
-    }
-
-    fn learning_rate(&self) -> f32 {
-        let c = &self.config.train;
-        let (lr, warmup) = (c.lr, c.warmup);
-        let schedule = match c.schedule.as_str() {
-            "cosine" => Schedule::Cosine { lr, floor: 0.02 * lr, warmup, total: c.steps },
-            "noam" => {
-                Schedule::Noam { scale: lr, width: self.config.model.network.width(), warmup }
-            }
-            "exponential" => Schedule::Exponential { lr, floor: 0.01 * lr, decay: 0.9999 },
-            _ => Schedule::Constant { lr },
-        };
-        schedule.at(self.step)
     }
 
     /// One step: loss, gradient, clipping, update. Returns the loss and the gradient's norm.
@@ -372,9 +358,9 @@ impl Trainer {
     }
 }
 
-const DROPOUT_STREAM: u32 = 3;
+pub(crate) const DROPOUT_STREAM: u32 = 3;
 
-fn optimizer(c: &TrainConfig) -> Optimizer {
+pub(crate) fn optimizer(c: &TrainConfig) -> Optimizer {
     let optimizer = Optimizer::adamw(c.weight_decay as f32);
     if c.clip > 0.0 { optimizer.clip_norm(c.clip as f32) } else { optimizer }
 }
