@@ -241,8 +241,14 @@ mod tests {
                 help.lines().map(str::trim).filter(|l| l.starts_with("etude ")).collect();
             assert!(!examples.is_empty(), "{}: no example in its help", sub.get_name());
             for example in examples {
-                let words = example.split(['>', '|']).next().unwrap_or_default();
-                let parsed = Cli::try_parse_from(words.split_whitespace());
+                let line = example.split(['>', '|']).next().unwrap_or_default();
+                // What stands between quotes is one word.
+                let parts = line.split('"').enumerate();
+                let words = parts.flat_map(|(i, part)| match i % 2 {
+                    0 => part.split_whitespace().collect(),
+                    _ => vec![part],
+                });
+                let parsed = Cli::try_parse_from(words);
                 assert!(parsed.is_ok(), "{example}: {}", parsed.unwrap_err());
             }
         }

@@ -64,6 +64,7 @@ fn settings(name: &str, problem: Problem) -> Result<Map<String, Value>> {
         "clip=1",
         "weight_decay=0",
         "transpose=0",
+        "window=2",
         "log_every=50",
         "valid_every=500",
     ];

@@ -510,7 +510,8 @@ mod tests {
         };
         assert!(refused("gru", Task::Copy, 1, &[]).contains("length: 1; 2 to 100000"));
         assert!(refused("gru/pianoroll", Task::Copy, 10, &[]).contains("model.head"));
-        let sparse = ["positions=learned", "context=20", "sparse_block=4", "sparse_stride=2"];
+        let sparse =
+            ["positions=learned", "context=20", "sparse_block=4", "sparse_stride=2", "window=20"];
         let why = refused("transformer", Task::Copy, 30, &sparse);
         assert!(why.contains("model.context: 20; the task has 50 steps"), "{why}");
     }
