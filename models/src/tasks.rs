@@ -279,12 +279,12 @@ impl Drill {
         let mut squares = vec![0.0; steps];
         for _ in 0..sequences {
             let (batch, _) = self.problem.batch(&mut rng, 1);
-            let (unrolled, inputs) = self.unrolled(&batch)?;
+            let Unrolled { model, inputs } = self.unrolled(&batch)?;
             let rows: Vec<u32> = (0..steps as u32).collect();
-            let grads = unrolled.loss(&Batch { rows, active: 1, ..batch }, None)?.backward()?;
+            let grads = model.loss(&Batch { rows, active: 1, ..batch }, None)?.backward()?;
             let mut place = 0;
             let mut result = Ok(());
-            unrolled.visit(&mut |p| {
+            model.visit(&mut |p| {
                 let axis = inputs.iter().find(|(at, _)| *at == place).map(|(_, axis)| *axis);
                 if let (Some(axis), Some(d), Ok(())) = (axis, grads.get(&p.value), &result) {
                     result = add_squares(&mut squares, d, axis);
@@ -297,9 +297,8 @@ impl Drill {
         Ok(squares.into_iter().map(|x| (x / sequences.max(1) as f64).sqrt()).collect())
     }
 
-    /// The same network with a row for each step of a sequence; the places of its input matrices among
-    /// its weights, and the axis of their rows.
-    fn unrolled(&self, batch: &Batch) -> Result<(Box<dyn Model>, Vec<(usize, usize)>)> {
+    /// The same network with a row for each step of a sequence.
+    fn unrolled(&self, batch: &Batch) -> Result<Unrolled> {
         let (rows, vocab) = (self.problem.rows(), self.problem.vocab());
         let network = &self.config.model.network;
         // The weights that change their shape with the number of rows.
@@ -317,8 +316,15 @@ impl Drill {
         model.visit_mut(&mut |p| {
             p.value = Param::new(p.name.clone(), values.next().unwrap_or(p.value.detach())).value;
         });
-        Ok((model, inputs))
+        Ok(Unrolled { model, inputs })
     }
+}
+
+/// A network whose input matrices have a row for each step.
+struct Unrolled {
+    model: Box<dyn Model>,
+    /// The places of those matrices among the weights, and the axis of their rows.
+    inputs: Vec<(usize, usize)>,
 }
 
 fn shapes(model: &dyn Model) -> Vec<Vec<usize>> {
@@ -443,7 +449,7 @@ mod tests {
         for name in NETWORKS {
             let drill = drill(name, Task::Adding, 12, &[]);
             let (batch, _) = drill.problem.batch(&mut Rng::new(5), 1);
-            let (unrolled, inputs) = drill.unrolled(&batch).unwrap();
+            let Unrolled { model: unrolled, inputs } = drill.unrolled(&batch).unwrap();
             assert_eq!(inputs.len(), 1, "{name}");
             let (place, axis) = inputs[0];
             let loss = drill.model.loss(&batch, None).unwrap();
