@@ -1,10 +1,11 @@
-//! Finding a trained model: a bundled one by name, a run directory, or a weight file.
+//! Finding a trained model: a bundled one by name, a run directory, a weight file, or a folder in the
+//! layout of GPT-2.
 
 use std::path::{Path, PathBuf};
 
 use etude_models::registry::ModelConfig;
 use etude_models::run::RunDir;
-use etude_models::{Loaded, Model, bundled, lora, read_model, registry};
+use etude_models::{Loaded, Model, bundled, config, gpt2, lora, read_model, registry};
 
 use crate::console::show_path;
 use crate::error::{Error, Result};
@@ -38,15 +39,11 @@ pub const ADAPTER_BYTES: u64 = 1 << 30;
 /// As [`load`], or if the adapter is none for these weights.
 pub fn load_with(name: &Path, adapter: Option<&Path>) -> Result<Trained> {
     let mut trained = load(name)?;
-    if let Some(path) = adapter {
-        let bytes = read_bytes(path, ADAPTER_BYTES)?;
-        lora::add_adapter(&mut *trained.model, &trained.config, &bytes, &show_path(path))
-            .map_err(|e| from_models(e, path))?;
-    }
+    trained.adapt(adapter)?;
     Ok(trained)
 }
 
-/// Loads a trained model by name, run directory or weight file.
+/// Loads a trained model by name, run directory, weight file or folder in the layout of GPT-2.
 ///
 /// Of a run the weights with the lowest validation loss are taken; those of the last save before
 /// the first validation.
@@ -54,6 +51,25 @@ pub fn load_with(name: &Path, adapter: Option<&Path>) -> Result<Trained> {
 /// # Errors
 /// If there is no such model, or its files are damaged or do not fit together.
 pub fn load(name: &Path) -> Result<Trained> {
+    load_as(name, None)
+}
+
+/// Loads a trained model whose encoding may have to be told.
+///
+/// # Errors
+/// As [`load`], or if it tells another encoding itself.
+pub fn load_as(name: &Path, encoding: Option<&str>) -> Result<Trained> {
+    let trained = find(name, encoding)?;
+    match encoding {
+        Some(wanted) if wanted != trained.config.encoding => Err(Error::input(format!(
+            "--encoding {wanted}: the model speaks {}, and says so itself",
+            trained.config.encoding
+        ))),
+        _ => Ok(trained),
+    }
+}
+
+fn find(name: &Path, encoding: Option<&str>) -> Result<Trained> {
     let text = name.to_str().unwrap_or_default();
     if !name.exists() {
         if let Some(model) = bundled::find(text) {
@@ -63,6 +79,12 @@ pub fn load(name: &Path) -> Result<Trained> {
         return Err(unknown(name));
     }
     let shown = show_path(name);
+    if name.is_dir() && name.join(gpt2::CONFIG).exists() && !name.join("state.json").exists() {
+        let sizes = read_bytes(&name.join(gpt2::CONFIG), config::MAX_BYTES)?;
+        let weights = read_bytes(&name.join(gpt2::WEIGHTS), MAX_BYTES)?;
+        let loaded = gpt2::read(&sizes, &weights, encoding, &shown);
+        return Ok(Trained::new(shown, loaded.map_err(|e| from_models(e, name))?));
+    }
     if name.is_dir() {
         let (bytes, path) = best_weights(name)?;
         let loaded = read_model(&bytes, &show_path(&path)).map_err(|e| from_models(e, &path))?;
@@ -96,6 +118,17 @@ impl Trained {
         let Loaded { config, model, settings, step } = loaded;
         let source = settings["data"]["source"].as_str().map(str::to_owned);
         Trained { name, config, model, source, settings, step }
+    }
+
+    /// Adds the adapter of a file to the weights, if there is one.
+    ///
+    /// # Errors
+    /// If it cannot be read, or is none for these weights.
+    pub fn adapt(&mut self, adapter: Option<&Path>) -> Result<()> {
+        let Some(path) = adapter else { return Ok(()) };
+        let bytes = read_bytes(path, ADAPTER_BYTES)?;
+        lora::add_adapter(&mut *self.model, &self.config, &bytes, &show_path(path))
+            .map_err(|e| from_models(e, path))
     }
 }
 

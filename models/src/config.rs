@@ -69,6 +69,18 @@ impl Table {
         }
     }
 
+    /// Reads a yes or no.
+    ///
+    /// # Errors
+    /// If it is neither true nor false.
+    pub fn flag(&mut self, key: &str, default: bool) -> Result<bool> {
+        match self.left.remove(key) {
+            None => Ok(default),
+            Some(Value::Bool(flag)) => Ok(flag),
+            Some(other) => self.fault(key, format!("true or false is wanted, {}", shown(&other))),
+        }
+    }
+
     /// Reads a text.
     ///
     /// # Errors

@@ -15,6 +15,7 @@ mod error;
 pub mod evaluate;
 mod frames;
 pub mod generate;
+pub mod gpt2;
 pub mod layers;
 pub mod lora;
 mod pieces;

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 /// The metadata key that holds the configuration as JSON.
 const CONFIG: &str = "etude.config";
 /// The metadata key that holds the step at which the weights were saved.
-const STEP: &str = "etude.step";
+pub(crate) const STEP: &str = "etude.step";
 
 /// Writes a model's weights with its configuration: one file that needs nothing else.
 ///

@@ -26,6 +26,9 @@ pub(super) const KEYS: &[&str] = &[
     "label_smoothing",
 ];
 
+/// The names of the activations: the exact GELU, max(x, 0), and the GELU by tanh that GPT-2 has.
+const ACTIVATIONS: [&str; 3] = ["gelu", "relu", "gelu-tanh"];
+
 /// The sizes of a decoder.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TransformerConfig {
@@ -98,9 +101,10 @@ impl TransformerConfig {
             sparse_block: t.count("sparse_block", 0, 0..=65_536)?,
             sparse_stride: t.count("sparse_stride", 0, 0..=65_536)?,
             pre_norm: t.choice("norm", "pre", &["pre", "post"])? == "pre",
-            activation: match t.choice("activation", "gelu", &["gelu", "relu"])?.as_str() {
-                "gelu" => Activation::Gelu,
-                _ => Activation::Relu,
+            activation: match t.choice("activation", "gelu", &ACTIVATIONS)?.as_str() {
+                "relu" => Activation::Relu,
+                "gelu-tanh" => Activation::GeluTanh,
+                _ => Activation::Gelu,
             },
             tied: t.choice("output", "own", &["own", "tied"])? == "tied",
             dropout: t.number("dropout", 0.0, 0.0..=0.95)? as f32,
@@ -175,7 +179,11 @@ impl TransformerConfig {
 
 impl Network for TransformerConfig {
     fn write(&self, table: &mut Map<String, Value>) {
-        let activation = if self.activation == Activation::Relu { "relu" } else { "gelu" };
+        let activation = match self.activation {
+            Activation::Relu => "relu",
+            Activation::GeluTanh => "gelu-tanh",
+            _ => "gelu",
+        };
         let values: [(&str, Value); 14] = [
             ("hidden", self.hidden.into()),
             ("layers", self.layers.into()),
