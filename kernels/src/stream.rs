@@ -17,7 +17,7 @@ use crate::cpu::dot_int8::{dot_int8, quantise};
 use crate::cpu::lanes::{Block, LANES};
 use crate::cpu::shared::{Shared, with_scratch};
 use crate::cpu::stream_lines::add_lines;
-use crate::cpu::stream_pack::{Lines, pack_columns};
+use crate::cpu::stream_pack::{Lines, Room, pack_columns, room};
 use crate::gemm::MatRef;
 use crate::pages::Pages;
 use crate::threads::parallel_for;
@@ -150,19 +150,20 @@ impl StreamedB {
         };
         w.lines = Pages::new(w.blocks() * w.depths[b.len()]);
         w.far = w.bytes() > FAR;
+        let mut room = room();
         for (part, b) in b.iter().enumerate() {
-            w.pack(part, b);
+            w.pack(part, b, &mut room);
         }
         w
     }
 
-    fn pack(&mut self, part: usize, b: &MatRef) {
+    fn pack(&mut self, part: usize, b: &MatRef, room: &mut Room) {
         for panel in 0..self.panels() {
             let (of, range) = (self.blocks_of(panel), self.lines_of(panel, part));
             for (first, block) in of.clone().enumerate() {
                 let columns = self.columns(block);
                 let to = Lines { lines: &mut self.lines[range.clone()], first, step: of.len() };
-                let (scales, sums) = pack_columns(b, columns, self.precision, to);
+                let (scales, sums) = pack_columns(b, columns, self.precision, room, to);
                 if self.precision == Precision::Int8 {
                     self.scales.push(scales);
                     self.offsets.push(sums.map(|sum| -128 * sum));
@@ -175,9 +176,10 @@ impl StreamedB {
     pub(crate) fn table(&self, b: &MatRef) -> Vec<Block> {
         let blocks = self.blocks();
         let mut lines = vec![[0.0; LANES]; b.rows * blocks];
+        let mut room = room();
         for first in 0..blocks {
             let to = Lines { lines: &mut lines, first, step: blocks };
-            pack_columns(b, self.columns(first), Precision::F32, to);
+            pack_columns(b, self.columns(first), Precision::F32, &mut room, to);
         }
         lines
     }

@@ -16,6 +16,14 @@ pub(crate) struct Lines<'a> {
     pub step: usize,
 }
 
+/// Rows of sixteen columns side by side, while they are packed.
+pub(crate) type Room = [Block; ROWS];
+
+/// Room for [`pack_columns`], for any number of its calls.
+pub(crate) fn room() -> Room {
+    [[0.0; LANES]; ROWS]
+}
+
 /// What whole numbers need beside their lines: the units of the columns, and their sums.
 pub(crate) type Units = (Block, [i32; LANES]);
 
@@ -25,20 +33,20 @@ pub(crate) fn pack_columns(
     b: &MatRef,
     columns: Range<usize>,
     precision: Precision,
+    room: &mut Room,
     to: Lines,
 ) -> Units {
-    let mut room = [[0.0; LANES]; ROWS];
     let (mut units, mut sums) = ([0.0; LANES], [0; LANES]);
     if precision == Precision::Int8 {
         let mut largest = [0.0; LANES];
         for from in (0..b.rows).step_by(ROWS) {
-            let rows = gather(b, columns.clone(), from, &mut room);
+            let rows = gather(b, columns.clone(), from, room);
             dispatch(Largest { rows, largest: &mut largest });
         }
         units = largest.map(|x| x / 127.0);
     }
     for from in (0..b.rows).step_by(ROWS) {
-        let rows = gather(b, columns.clone(), from, &mut room).len();
+        let rows = gather(b, columns.clone(), from, room).len();
         // Zeros make the last line whole.
         let each = precision.rows();
         let whole = rows.next_multiple_of(each);
@@ -55,14 +63,12 @@ pub(crate) fn pack_columns(
 }
 
 /// Copies rows `from..` of some columns, as many as there are and as have room.
-fn gather<'a>(
-    b: &MatRef,
-    columns: Range<usize>,
-    from: usize,
-    room: &'a mut [Block; ROWS],
-) -> &'a [Block] {
+fn gather<'a>(b: &MatRef, columns: Range<usize>, from: usize, room: &'a mut Room) -> &'a [Block] {
     let count = (b.rows - from).min(ROWS);
     let rows = &mut room[..count];
+    if columns.len() < LANES {
+        rows.fill([0.0; LANES]);
+    }
     if b.row_stride == 1 {
         let data = &b.data[columns.start * b.col_stride + from..];
         let (sizes, room) = ((count, columns.len()), rows.as_flattened_mut());
