@@ -18,6 +18,9 @@ use folder::Folder;
 
 const VOCAB: usize = 38;
 const ENCODING: Option<&str> = Some("melody-c");
+/// Tensors of a file by name.
+type Tensors = Vec<(String, Tensor)>;
+
 const NETWORKS: [&str; 2] = ["tied", "own"];
 
 fn golden(name: &str) -> PathBuf {
@@ -200,7 +203,7 @@ fn what_is_written_is_read_whole() {
 
         // Old checkpoints have no prefix, and hold masks and the tied output.
         let file = WeightFile::parse(&weights[..]).unwrap();
-        let mut tensors: Vec<(String, Tensor)> = Vec::new();
+        let mut tensors: Tensors = Vec::new();
         for name in file.entries().keys() {
             tensors.push((name.replacen("transformer.", "", 1), file.tensor(name).unwrap()));
         }
@@ -326,8 +329,8 @@ fn a_folder_that_cannot_be_used_is_refused_by_file_and_key() {
 fn weights_that_do_not_fit_are_refused_by_name() {
     let [config, weights] = files(&golden("own"));
     let file = WeightFile::parse(&weights[..]).unwrap();
-    let refused = |change: &dyn Fn(&mut Vec<(String, Tensor)>), dtype, want: &str| {
-        let mut tensors: Vec<(String, Tensor)> = Vec::new();
+    let refused = |change: &dyn Fn(&mut Tensors), dtype, want: &str| {
+        let mut tensors: Tensors = Vec::new();
         for name in file.entries().keys() {
             tensors.push((name.clone(), file.tensor(name).unwrap()));
         }
