@@ -391,8 +391,7 @@ fn weights_that_do_not_fit_are_refused_by_name() {
 
 /// Writes what `golden/gpt2/make.py check FOLDER` compares with transformers.
 #[test]
-#[ignore = "its folders are for PyTorch: cargo test --release --test gpt2 -- --ignored"]
-fn folders_for_transformers() {
+fn folders_for_transformers_hold_the_logits_that_are_told() {
     for (name, change) in NETWORKS.into_iter().zip(OURS) {
         let (model, settings) = ours(serde_json::from_str(change).unwrap());
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("gpt2-folders").join(name);
@@ -402,7 +401,11 @@ fn folders_for_transformers() {
         for (name, bytes) in files {
             fs::write(folder.join(name), bytes).unwrap();
         }
+        let read = |name: &str| fs::read(folder.join(name)).unwrap();
+        let (config, weights) = (read("config.json"), read("model.safetensors"));
+        let again = gpt2::read(&config, &weights, None, "folder").unwrap();
         let logits = logits(&model, &IDS);
+        assert_eq!(self::logits(&again, &IDS), logits, "{name}");
         let rows: Vec<&[f32]> = logits.chunks_exact(VOCAB).collect();
         fs::write(folder.join("etude.json"), json!([IDS, rows]).to_string()).unwrap();
         println!("{}", folder.display());

@@ -34,6 +34,12 @@ pub const BUNDLED: &[Bundled] = &[
         command: "etude train rnn --data folk --out run; etude export run --dtype int8",
         valid_nll: 0.6977,
     },
+    Bundled {
+        name: "transformer",
+        bytes: include_bytes!("../weights/transformer.safetensors"),
+        command: "etude train transformer/chorales --out run; etude export run --dtype int8",
+        valid_nll: 0.4067,
+    },
 ];
 
 /// Finds a bundled model by name.
