@@ -44,10 +44,16 @@ fn weights_stored_with_fewer_bits_cost_less_than_a_hundredth_of_a_nat() {
         let encoding = model.config.encoding().expect("its encoding");
         let data = Dataset::new(&corpus(&model), &*encoding, model.config.conditions, 0)
             .expect("its corpus");
-        // Some tunes, token by token: the plain loops take a minute for them. The likelihood of all
-        // is that of the test above.
-        let some = data.valid.iter().take(48).map(|piece| piece.expect("a piece").into_owned());
+        // Some pieces, token by token: the plain loops read some hundred million weights a second. The
+        // likelihood of all is that of the test above.
+        let (mut read, weights) = (0, model.model.parameter_count());
+        let some = data.valid.iter().map(|piece| piece.expect("a piece").into_owned());
+        let some = some.take_while(|piece| {
+            read += piece.tokens.len() * weights;
+            read < 4_000_000_000
+        });
         let some = Pieces::from(some.collect::<Vec<_>>());
+        assert!(some.token_count() >= 2_000, "{} tokens", some.token_count());
         let of = |precision| {
             let nll =
                 written_likelihood(&*model.model, precision, &some).expect("a corpus that fits");
