@@ -4,9 +4,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use etude_models::config;
-use etude_models::registry::{model_keys, preset_config};
+use etude_models::registry::preset_config;
 use etude_models::tasks::{Drill, Problem, Task, TaskScore};
-use etude_models::train::RunConfig;
+use etude_models::train::{RunConfig, setting_keys};
 use serde_json::{Map, Value, json};
 
 use crate::console::{Console, show_path};
@@ -31,15 +31,6 @@ pub struct Order<'a> {
     pub out: &'a Path,
     /// When to stop at the latest.
     pub time: Option<Duration>,
-}
-
-/// The name of a task.
-pub fn task(name: &str) -> std::result::Result<Task, String> {
-    match name {
-        "adding" => Ok(Task::Adding),
-        "copy" => Ok(Task::Copy),
-        _ => Err("adding or copy is wanted".into()),
-    }
 }
 
 /// The settings of a task, before those of the command line: small networks that drop nothing.
@@ -68,7 +59,7 @@ fn settings(name: &str, problem: Problem) -> Result<Map<String, Value>> {
         "log_every=50",
         "valid_every=500",
     ];
-    let keys = [&model_keys()[..], etude_models::train::TRAIN_KEYS].concat();
+    let keys = setting_keys();
     for set in sizes.iter().chain(&others) {
         config::set(&mut map, set, &keys).map_err(fault)?;
     }
@@ -100,10 +91,9 @@ pub fn run(
     let model = format!("{}/{}", config.model.id, config.model.preset);
     let written = Value::Object(config.write());
     let mut drill = Drill::new(problem, config).map_err(fault)?;
-    let what = match problem.task {
-        Task::Adding => "adding",
-        Task::Copy => "copy",
-    };
+    // Before hours of work: is there room for what comes of them?
+    std::fs::create_dir_all(out).map_err(|e| Error::file(out, e))?;
+    let what = problem.task.name();
     let weights = drill.model().parameter_count();
     console.say(format!(
         "task   {what} over {} steps: {} with {weights} weights; without memory {}",
@@ -117,7 +107,8 @@ pub fn run(
         time.map_or(Goal::Steps(steps), |time| Goal::Seconds(time.as_secs_f64())),
     );
     let (mut losses, mut sum, mut stopped) = (Vec::new(), (0.0, 0u32), false);
-    let mut scores: Vec<(u64, TaskScore)> = Vec::new();
+    // The last score, and the step that it was made at.
+    let mut scored: Option<(u64, TaskScore)> = None;
     while drill.step() < steps && time.is_none_or(|time| start.elapsed() < time) {
         stopped = interrupt::asked();
         if stopped {
@@ -133,7 +124,7 @@ pub fn run(
             let mut valid = None;
             if due(valid_every) {
                 let score = drill.score(SCORED).map_err(fault)?;
-                scores.push((drill.step(), score));
+                scored = Some((drill.step(), score));
                 valid = Some(score.nats);
             }
             let (step, loss) = (drill.step(), Some(loss));
@@ -141,8 +132,10 @@ pub fn run(
         }
     }
     progress.finish();
-    let last = scores.last().filter(|(step, _)| *step == drill.step()).map(|(_, score)| *score);
-    let score = last.map_or_else(|| drill.score(SCORED), Ok).map_err(fault)?;
+    let score = match scored {
+        Some((step, score)) if step == drill.step() => score,
+        _ => drill.score(SCORED).map_err(fault)?,
+    };
     let norms = drill.gradient_norms(GRADIENTS).map_err(fault)?;
     let title = format!("{model}: {what} over {} steps", problem.length);
     draw(out, &title, problem, &losses, &norms)?;

@@ -320,6 +320,8 @@ fn a_task_of_memory_is_told_in_numbers_and_pictures() {
     folder.refused("train gru --task adding --length 1 --out no", "length: 1; 2 to 100000");
     folder.refused("train gru --task adding --resume --out no", "--resume");
     folder.refused("train gru --task forget --out no", "adding or copy is wanted");
+    std::fs::write(folder.0.join("taken"), "a file").unwrap();
+    folder.refused("train gru --task copy --length 4 --steps 1 --out taken", "taken: ");
     folder.refused("train gru/pianoroll --task copy --out no", "model.conditions");
     assert!(!folder.0.join("no").exists());
 }

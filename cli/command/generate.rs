@@ -10,7 +10,6 @@ use etude_tokenizer::{Encoding, Meter, Note, Score, Track, find_key};
 use serde_json::{Value, json};
 
 use crate::args::{Machine, Seed, precision};
-use crate::command::harmonize::Melody;
 use crate::command::render::SoundArgs;
 use crate::console::{Console, print, show_path};
 use crate::error::{Error, Result};
@@ -252,8 +251,10 @@ pub fn run_continue(args: &ContinueArgs, console: &Console) -> Result<()> {
 pub(super) struct Source<'a> {
     pub primer: Option<Score>,
     pub around: Option<Around>,
-    /// The melody that `around` holds: it tells how long the piece is.
-    pub melody: Option<Melody>,
+    /// How long the piece is where nothing else is said, in sixteenths.
+    pub steps: Option<usize>,
+    /// What is made of the piece before it is written.
+    pub finish: Option<Box<dyn Fn(Score) -> Score + Send>>,
     /// The file that either was read from.
     pub file: Option<&'a Path>,
 }
@@ -273,7 +274,7 @@ pub(super) fn write(args: &Controls, name: &Path, source: Source, console: &Cons
     }
     let name = args.weights.as_deref().unwrap_or(name);
     let seed = args.seed.get();
-    let Source { primer, around, melody, file } = source;
+    let Source { primer, around, steps, finish, file } = source;
     let mut request = Request {
         length: match args.seconds {
             Some(seconds) => Length::Seconds(seconds),
@@ -301,8 +302,8 @@ pub(super) fn write(args: &Controls, name: &Path, source: Source, console: &Cons
     request.tempo_bpm = args.tempo.unwrap_or_else(|| {
         given.filter(|bpm| (10.0..=1000.0).contains(bpm)).unwrap_or(usual_tempo(meter))
     });
-    if let (Some(melody), None, None) = (&melody, args.bars, args.seconds) {
-        request.length = Length::Seconds(melody.steps as f64 * 15.0 / request.tempo_bpm);
+    if let (Some(steps), None, None) = (steps, args.bars, args.seconds) {
+        request.length = Length::Seconds(steps as f64 * 15.0 / request.tempo_bpm);
     }
     // Refuse a bad control before any file is touched.
     request.sampling.check().map_err(|e| Error::input(e.to_string()))?;
@@ -334,8 +335,8 @@ pub(super) fn write(args: &Controls, name: &Path, source: Source, console: &Cons
         }
         writing += start.elapsed().as_secs_f64();
         tokens += piece.tokens.len();
-        let score = match &melody {
-            Some(melody) => melody.restore(piece.score),
+        let score = match &finish {
+            Some(finish) => finish(piece.score),
             None => piece.score,
         };
         let score = shifted(score, args.transpose)?;

@@ -58,43 +58,44 @@ pub fn run(args: &Args, console: &Console) -> Result<()> {
         }
     };
     let around = Around { voice: melody.voice(), chords };
-    let source =
-        Source { around: Some(around), melody: Some(melody), ..Source::of_file(&args.file) };
+    let source = Source {
+        around: Some(around),
+        steps: Some(melody.steps),
+        finish: Some(Box::new(move |score| melody.restore(score))),
+        ..Source::of_file(&args.file)
+    };
     args.controls.machine.pool()?.run(|| write(&args.controls, &args.name, source, console))
 }
 
 /// A melody and how it is sung.
-pub(super) struct Melody {
+struct Melody {
     /// The melody alone, with its metre, tempo and key.
     score: Score,
     /// Octaves by which it is moved to where a soprano sings.
     octaves: i32,
     /// Its length in sixteenths.
-    pub steps: usize,
+    steps: usize,
 }
 
 /// The middle of what sopranos sing in the chorales.
-const SOPRANO: i64 = 71;
+const SOPRANO: f64 = 71.0;
 /// How much softer the other voices are, of MIDI's 127.
 const SOFTER: u8 = 12;
 
 impl Melody {
     /// The highest track that is not drums.
     fn of(score: &Score) -> std::result::Result<Melody, String> {
-        let mean = |track: &Track| {
-            let sum: i64 = track.notes.iter().map(|note| i64::from(note.pitch)).sum();
-            sum / track.notes.len().max(1) as i64
-        };
         // On ticks of which four make a quarter note, or a multiple of four.
         let score = match score.ticks_per_quarter.is_multiple_of(4) {
             true => score.clone(),
             false => quantise_beats(score, 480).score,
         };
         let tracks = score.tracks.iter().filter(|t| !t.is_drum && !t.notes.is_empty());
-        let Some(track) = tracks.rev().max_by_key(|track| mean(track)) else {
+        let Some(track) = tracks.rev().max_by(|a, b| a.mean_pitch().total_cmp(&b.mean_pitch()))
+        else {
             return Err("no notes but drums; a melody is wanted".into());
         };
-        let octaves = (SOPRANO - mean(track) + 6).div_euclid(12) as i32;
+        let octaves = ((SOPRANO - track.mean_pitch()) / 12.0).round() as i32;
         let name = Satb::VOICES[0].to_string();
         let score = Score { tracks: vec![Track { name, ..track.clone() }], ..score };
         let steps = quantise_beats(&score, 4).score.end_tick() as usize;
@@ -107,7 +108,7 @@ impl Melody {
     }
 
     /// Puts the melody, note for note, in the place of what the model heard of it.
-    pub(super) fn restore(&self, written: Score) -> Score {
+    fn restore(&self, written: Score) -> Score {
         let written = transpose(&written, -12 * self.octaves).unwrap_or(written);
         let scale = u64::from(self.score.ticks_per_quarter / written.ticks_per_quarter.max(1));
         let mut whole = self.score.clone();

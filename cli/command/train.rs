@@ -6,11 +6,11 @@ use std::time::Duration;
 use etude_models::config;
 use etude_models::data::{Dataset, Scores};
 use etude_models::generate::{Length, Request, Writer};
-use etude_models::registry::{self, model_keys};
+use etude_models::registry;
 use etude_models::run::RunDir;
 use etude_models::sampling::Sampling;
 use etude_models::tasks::{Problem, Task};
-use etude_models::train::{End, Report, RunConfig, TRAIN_KEYS, Trainer, saved_config};
+use etude_models::train::{End, Report, RunConfig, Trainer, saved_config, setting_keys};
 use serde_json::{Map, Value, json};
 
 use crate::args::Machine;
@@ -42,7 +42,7 @@ pub struct Args {
 
     /// Learn to remember instead of music, and show how far back the network does: adding (the sum of two
     /// marked numbers) or copy (ten symbols). A small network with the cells of NAME, changed by --set
-    #[arg(long, value_name = "TASK", value_parser = drill::task, requires = "name",
+    #[arg(long, value_name = "TASK", value_parser = task,
         conflicts_with_all = ["data", "config", "from", "resume"])]
     task: Option<Task>,
 
@@ -102,15 +102,15 @@ pub struct Args {
 
 /// Examples, and every setting there is.
 fn help() -> String {
-    let model = model_keys();
-    let of = |keys: &[(&str, &str)], table: &str| -> String {
+    let keys = setting_keys();
+    let of = |table: &str| -> String {
         keys.iter().filter(|(t, _)| *t == table).map(|(_, key)| format!(" {key}")).collect()
     };
     format!(
         "Examples:\n  etude train lstm --data folk --out run --time 2m\n  etude train lstm/melody-basic --data my_midi --out run --steps 500 --set hidden=192\n  etude train run --resume --steps 1000\n  etude train --from lstm --data my_midi --lora 8 --out tuned\n  etude train lstm/performance --dtype bf16\n  etude train gru --task adding --length 200 --out adding\n\nSettings for --set (each architecture takes some of the first): model{}; train{}; data{}",
-        of(&model, "model"),
-        of(TRAIN_KEYS, "train"),
-        of(TRAIN_KEYS, "data")
+        of("model"),
+        of("train"),
+        of("data")
     )
 }
 
@@ -141,14 +141,20 @@ pub fn run(args: &Args, console: &Console) -> Result<()> {
     }
 }
 
+fn task(name: &str) -> std::result::Result<Task, String> {
+    let names = Task::ALL.map(Task::name).join(" or ");
+    Task::from_name(name).ok_or(format!("{names} is wanted"))
+}
+
+/// The model that is to be trained, by its name in the registry.
+fn model_name(args: &Args) -> Result<&str> {
+    let name = args.name.as_deref().unwrap_or(Path::new("lstm"));
+    name.to_str().ok_or_else(|| Error::file(name, "no such model"))
+}
+
 fn learn_task(args: &Args, task: Task, console: &Console) -> Result<()> {
-    let usual = match task {
-        Task::Adding => 600,
-        Task::Copy => 1000,
-    };
-    let problem = Problem { task, length: args.length.unwrap_or(usual) };
-    let path = args.name.as_deref().unwrap_or(Path::new("lstm"));
-    let name = path.to_str().ok_or_else(|| Error::file(path, "no such model"))?;
+    let problem = Problem { task, length: args.length.unwrap_or(task.usual_length()) };
+    let name = model_name(args)?;
     let out = args.out.as_deref().unwrap_or(Path::new("run"));
     let order = Order { name, problem, out, time: args.time };
     drill::run(&order, |map| adjust(args, map), console)
@@ -276,17 +282,16 @@ fn base(args: &Args) -> Result<Map<String, Value>> {
         let text = String::from_utf8(bytes).map_err(|_| Error::file(path, "not UTF-8"))?;
         return config::from_toml(&text).map_err(|e| Error::file(path, e));
     }
-    let name = args.name.as_deref().unwrap_or(Path::new("lstm"));
-    let text = name.to_str().ok_or_else(|| Error::file(name, "no such model"))?;
-    if name.is_dir() && name.join("state.json").exists() {
-        return Err(Error::file(name, "is a run directory; go on with it by --resume"));
+    let name = model_name(args)?;
+    if Path::new(name).join("state.json").exists() {
+        return Err(Error::file(Path::new(name), "is a run directory; go on with it by --resume"));
     }
-    registry::preset_config(text).map_err(|e| Error::input(e.to_string()))
+    registry::preset_config(name).map_err(|e| Error::input(e.to_string()))
 }
 
 /// What the command line says beside the preset, the file or the saved configuration.
 fn adjust(args: &Args, map: &mut Map<String, Value>) -> Result<()> {
-    let keys = [&model_keys()[..], TRAIN_KEYS].concat();
+    let keys = setting_keys();
     let mut sets = args.set.clone();
     sets.extend(args.steps.map(|n| format!("train.steps={n}")));
     sets.extend(args.dtype.iter().map(|dtype| format!("train.dtype={dtype}")));

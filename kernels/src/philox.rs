@@ -6,7 +6,7 @@
 //! Source: Salmon, Moraes, Dror & Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
 
 use crate::cpu::lanes::dispatch;
-use crate::cpu::philox::{Dropout, Normal, Stream, Uniform};
+use crate::cpu::philox::{Draw, Dropout, Fill, Normal, Stream, Uniform};
 use crate::cpu::shared::Shared;
 use crate::elementwise::CUT;
 use crate::threads::parallel_for;
@@ -94,14 +94,19 @@ fn pieces(
     });
 }
 
-/// Fills `y` with uniform numbers in `[0, 1)`, beginning at block `position` of the stream.
-pub fn uniform(y: &mut [f32], seed: u64, stream: u32, position: u64) {
+/// Fills `y` with drawn numbers.
+fn fill(y: &mut [f32], draw: impl Draw + Sync, seed: u64, stream: u32, position: u64) {
     let (len, y) = (y.len(), Shared::new(y));
     pieces(len, seed, stream, position, |at, from| {
         // SAFETY: pieces do not overlap.
         let y = unsafe { y.slice(at) };
-        dispatch(Uniform { y, from });
+        dispatch(Fill { y, draw, from });
     });
+}
+
+/// Fills `y` with uniform numbers in `[0, 1)`, beginning at block `position` of the stream.
+pub fn uniform(y: &mut [f32], seed: u64, stream: u32, position: u64) {
+    fill(y, Uniform, seed, stream, position);
 }
 
 /// Fills `y` with numbers from the standard normal distribution, beginning at block `position`.
@@ -109,12 +114,7 @@ pub fn uniform(y: &mut [f32], seed: u64, stream: u32, position: u64) {
 /// # Source
 /// Box & Muller 1958.
 pub fn normal(y: &mut [f32], seed: u64, stream: u32, position: u64) {
-    let (len, y) = (y.len(), Shared::new(y));
-    pieces(len, seed, stream, position, |at, from| {
-        // SAFETY: pieces do not overlap.
-        let y = unsafe { y.slice(at) };
-        dispatch(Normal { y, from });
-    });
+    fill(y, Normal, seed, stream, position);
 }
 
 /// Keeps each element of `x` with probability `1 - p` and scales it by `1 / (1 - p)`, else writes 0.

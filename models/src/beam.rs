@@ -68,11 +68,11 @@ impl Draft {
         self.grammar.push(token);
     }
 
-    /// Ends after the first `count` tokens; `grammar` stands before them.
-    pub fn cut(&mut self, count: usize, mut grammar: Box<dyn Grammar>) {
+    /// Ends after the first `count` tokens.
+    pub fn cut(&mut self, count: usize) {
         self.tokens.truncate(count);
-        self.tokens.iter().for_each(|token| grammar.push(*token));
-        self.grammar = grammar;
+        self.grammar.reset();
+        self.tokens.iter().for_each(|token| self.grammar.push(*token));
     }
 }
 

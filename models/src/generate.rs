@@ -194,7 +194,7 @@ impl Writer {
                     !hear(*token, now)
                 });
                 if let Some(last) = ended {
-                    draft.cut(primed + last + 1, self.encoding.grammar());
+                    draft.cut(primed + last + 1);
                 }
             }
         }

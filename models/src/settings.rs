@@ -4,7 +4,7 @@
 use crate::augment::Augment;
 use crate::config::{self, Table};
 use crate::lora::{Adapted, Lora};
-use crate::registry::ModelConfig;
+use crate::registry::{ModelConfig, model_keys};
 use crate::run::RunDir;
 use crate::{Error, Model, Result};
 use etude_engine::{Products, Schedule};
@@ -80,6 +80,13 @@ pub const TRAIN_KEYS: &[(&str, &str)] = &[
     ("train", "patience"),
     ("data", "source"),
 ];
+
+/// Every key of a configuration that some architecture, training or the data know, for `--set`.
+pub fn setting_keys() -> Vec<(&'static str, &'static str)> {
+    let mut keys = model_keys();
+    keys.extend(TRAIN_KEYS);
+    keys
+}
 
 impl TrainConfig {
     /// How training pieces are changed from window to window.

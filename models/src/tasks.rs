@@ -16,10 +16,10 @@
 //! sections 4.1 and 4.2. Here only the ten last targets of copy memory count, not the blanks.
 
 use crate::data::{Batch, NO_TARGET};
-use crate::settings::RunConfig;
-use crate::train::{DROPOUT_STREAM, optimizer};
+use crate::settings::{RunConfig, TrainConfig};
+use crate::train::{self, optimizer};
 use crate::{Error, Model, Precision, Result};
-use etude_engine::{NO_ID, Optimizer, Param, Rng, Tensor, no_grad, set_products};
+use etude_engine::{Grads, NO_ID, Optimizer, Rng, Tensor, named_parameters, no_grad};
 
 /// What is to be remembered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +28,32 @@ pub enum Task {
     Adding,
     /// Ten symbols.
     Copy,
+}
+
+impl Task {
+    /// Every task.
+    pub const ALL: [Task; 2] = [Task::Adding, Task::Copy];
+
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Task::Adding => "adding",
+            Task::Copy => "copy",
+        }
+    }
+
+    /// Finds a task by its name.
+    pub fn from_name(name: &str) -> Option<Task> {
+        Task::ALL.into_iter().find(|task| task.name() == name)
+    }
+
+    /// The length at which the task tells networks apart.
+    pub fn usual_length(self) -> usize {
+        match self {
+            Task::Adding => 600,
+            Task::Copy => 1000,
+        }
+    }
 }
 
 /// A task over a length.
@@ -106,7 +132,7 @@ impl Problem {
         let mut targets = vec![NO_TARGET; steps * batch];
         let mut sums = Vec::with_capacity(batch);
         for b in 0..batch {
-            let mut below = |n: usize| (rng.unit() * n as f32) as usize % n;
+            let mut below = |n: usize| rng.below(n as u32) as usize;
             let mut row = |t: usize, slot: usize, row: u32| {
                 rows[(t * batch + b) * active + slot] = row;
             };
@@ -201,30 +227,18 @@ impl Drill {
         self.step
     }
 
-    /// Learns from one batch; returns its loss, in nats a target.
+    /// Takes a step of training, as a run does; returns the loss of its batch, in nats a target.
     ///
     /// # Errors
     /// If the loss or the gradient is not finite.
     pub fn learn(&mut self) -> Result<f64> {
-        let c = &self.config.train;
-        let mut rng = Rng { seed: c.seed, stream: LEARNED_STREAM, position: self.step << 36 };
-        let mut dropout = Rng { stream: DROPOUT_STREAM, ..rng };
-        let (batch, _) = self.problem.batch(&mut rng, c.batch);
-        let _products = set_products(c.products());
-        let loss = self.model.loss(&batch, Some(&mut dropout))?;
-        let value = f64::from(loss.item()?);
+        let TrainConfig { seed, batch, .. } = self.config.train;
+        let mut rng = Rng { seed, stream: LEARNED_STREAM, position: self.step << 36 };
+        let (batch, _) = self.problem.batch(&mut rng, batch);
+        let (model, optimizer) = (&mut *self.model, &mut self.optimizer);
+        let (loss, _) = train::learn(model, optimizer, &batch, &self.config, self.step)?;
         self.step += 1;
-        if !value.is_finite() {
-            return Err(Error::NotFinite { step: self.step, tensor: "the loss".into() });
-        }
-        let lr = self.config.learning_rate(self.step - 1);
-        self.optimizer.step(&mut *self.model, &loss.backward()?, lr).map_err(|e| match e {
-            etude_engine::Error::NotFinite { what, .. } => {
-                Error::NotFinite { step: self.step, tensor: what }
-            }
-            e => e.into(),
-        })?;
-        Ok(value)
+        Ok(loss)
     }
 
     /// Scores sequences that nothing was learned from, always the same ones.
@@ -276,61 +290,61 @@ impl Drill {
     pub fn gradient_norms(&self, sequences: usize) -> Result<Vec<f64>> {
         let steps = self.problem.steps();
         let mut rng = Rng::stream(self.config.train.seed, SCORED_STREAM);
+        let inputs = self.input_matrices()?;
         let mut squares = vec![0.0; steps];
         for _ in 0..sequences {
             let (batch, _) = self.problem.batch(&mut rng, 1);
-            let Unrolled { model, inputs } = self.unrolled(&batch)?;
+            let model = self.unrolled(&batch, &inputs)?;
             let rows: Vec<u32> = (0..steps as u32).collect();
             let grads = model.loss(&Batch { rows, active: 1, ..batch }, None)?.backward()?;
-            let mut place = 0;
-            let mut result = Ok(());
-            model.visit(&mut |p| {
-                let axis = inputs.iter().find(|(at, _)| *at == place).map(|(_, axis)| *axis);
-                if let (Some(axis), Some(d), Ok(())) = (axis, grads.get(&p.value), &result) {
-                    result = add_squares(&mut squares, d, axis);
+            let all = gradients(&*model, &grads);
+            for &(place, axis) in &inputs {
+                if let Some(d) = &all[place] {
+                    add_squares(&mut squares, d, axis)?;
                 }
-                place += 1;
-            });
-            result?;
+            }
         }
         squares.reverse();
         Ok(squares.into_iter().map(|x| (x / sequences.max(1) as f64).sqrt()).collect())
     }
 
-    /// The same network with a row for each step of a sequence.
-    fn unrolled(&self, batch: &Batch) -> Result<Unrolled> {
+    /// The places among the weights of the matrices that have a row for each input, and the axis of
+    /// those rows: their shape is another one where there is a row more.
+    fn input_matrices(&self) -> Result<Vec<(usize, usize)>> {
         let (rows, vocab) = (self.problem.rows(), self.problem.vocab());
-        let network = &self.config.model.network;
-        // The weights that change their shape with the number of rows.
-        let (own, wider) = (shapes(&*self.model), shapes(&*network.build(rows + 1, vocab, 0)?));
-        let differing = |i: usize| (0..own[i].len()).find(|axis| own[i][*axis] != wider[i][*axis]);
-        let inputs = (0..own.len()).filter_map(|i| differing(i).map(|axis| (i, axis)));
-        let inputs: Vec<(usize, usize)> = inputs.collect();
-        let mut values = Vec::with_capacity(own.len());
-        self.model.visit(&mut |p| values.push(p.value.detach()));
-        for &(i, axis) in &inputs {
-            values[i] = spread(&values[i], axis, batch, rows)?;
+        let wider = named_parameters(&*self.config.model.network.build(rows + 1, vocab, 0)?);
+        let both = named_parameters(&*self.model).into_iter().zip(wider).enumerate();
+        let differing = |(place, ((_, own), (_, wider))): (usize, ((_, Tensor), (_, Tensor)))| {
+            let axes = own.shape().iter().zip(wider.shape());
+            axes.into_iter().position(|(a, b)| a != b).map(|axis| (place, axis))
+        };
+        Ok(both.filter_map(differing).collect())
+    }
+
+    /// The same network with a row for each step of a sequence.
+    fn unrolled(&self, batch: &Batch, inputs: &[(usize, usize)]) -> Result<Box<dyn Model>> {
+        let (rows, vocab) = (self.problem.rows(), self.problem.vocab());
+        let mut values = named_parameters(&*self.model);
+        for &(place, axis) in inputs {
+            values[place].1 = spread(&values[place].1, axis, batch, rows)?;
         }
-        let mut model = network.build(batch.steps, vocab, 0)?;
-        let mut values = values.into_iter();
+        let mut model = self.config.model.network.build(batch.steps, vocab, 0)?;
+        let (mut values, mut result) = (values.into_iter(), Ok(()));
         model.visit_mut(&mut |p| {
-            p.value = Param::new(p.name.clone(), values.next().unwrap_or(p.value.detach())).value;
+            if let (Some((_, value)), Ok(())) = (values.next(), &result) {
+                result = p.set(&value);
+            }
         });
-        Ok(Unrolled { model, inputs })
+        result?;
+        Ok(model)
     }
 }
 
-/// A network whose input matrices have a row for each step.
-struct Unrolled {
-    model: Box<dyn Model>,
-    /// The places of those matrices among the weights, and the axis of their rows.
-    inputs: Vec<(usize, usize)>,
-}
-
-fn shapes(model: &dyn Model) -> Vec<Vec<usize>> {
-    let mut shapes = Vec::new();
-    model.visit(&mut |p| shapes.push(p.value.shape().to_vec()));
-    shapes
+/// The gradient of each weight, in the order of [`named_parameters`].
+fn gradients(model: &dyn Model, grads: &Grads) -> Vec<Option<Tensor>> {
+    let mut all = Vec::new();
+    model.visit(&mut |p| all.push(grads.get(&p.value).cloned()));
+    all
 }
 
 /// Makes of the rows along an axis of `w` one for each step, the sum of those that it reads; what is
@@ -380,13 +394,14 @@ fn mean(logits: &[f32]) -> f64 {
 mod tests {
     use super::*;
     use crate::config;
-    use crate::registry::{model_keys, preset_config};
+    use crate::registry::preset_config;
+    use crate::settings::setting_keys;
 
     const NETWORKS: [&str; 4] = ["rnn", "gru", "lstm", "transformer"];
 
     fn drill(name: &str, task: Task, length: usize, sets: &[&str]) -> Drill {
         let mut map = preset_config(name).unwrap();
-        let keys = [&model_keys()[..], crate::train::TRAIN_KEYS].concat();
+        let keys = setting_keys();
         let mut all = vec!["conditions=none", "dropout=0", "layers=2", "hidden=16", "batch=32"];
         if name == "transformer" {
             all.extend(["heads=2", "ff=32", "context=64"]);
@@ -448,8 +463,10 @@ mod tests {
     fn gradients_of_steps_add_up_to_those_of_rows() {
         for name in NETWORKS {
             let drill = drill(name, Task::Adding, 12, &[]);
-            let (batch, _) = drill.problem.batch(&mut Rng::new(5), 1);
-            let Unrolled { model: unrolled, inputs } = drill.unrolled(&batch).unwrap();
+            let mut rng = Rng::stream(drill.config.train.seed, SCORED_STREAM);
+            let (batch, _) = drill.problem.batch(&mut rng, 1);
+            let inputs = drill.input_matrices().unwrap();
+            let unrolled = drill.unrolled(&batch, &inputs).unwrap();
             assert_eq!(inputs.len(), 1, "{name}");
             let (place, axis) = inputs[0];
             let loss = drill.model.loss(&batch, None).unwrap();
@@ -461,14 +478,7 @@ mod tests {
             assert!((a - b).abs() < 1e-5, "{name}: {a} {b}");
             let gradient = |model: &dyn Model, loss: &Tensor| {
                 let grads = loss.clone().backward().unwrap();
-                let (mut at, mut found) = (0, None);
-                model.visit(&mut |p| {
-                    if at == place {
-                        found = grads.get(&p.value).cloned();
-                    }
-                    at += 1;
-                });
-                found.unwrap()
+                gradients(model, &grads)[place].clone().unwrap()
             };
             let own = gradient(&*drill.model, &loss);
             let by_step = gradient(&*unrolled, &same);
@@ -485,8 +495,13 @@ mod tests {
                     assert!((x - y).abs() < 1e-5, "{name}, row {row}: {x} {y}");
                 }
             }
-            let norms = drill.gradient_norms(2).unwrap();
+            let norms = drill.gradient_norms(1).unwrap();
             assert!(norms.len() == 12 && norms.iter().all(|x| *x > 0.0 && x.is_finite()));
+            for (back, norm) in norms.into_iter().enumerate() {
+                let d = by_step.slice(axis, 11 - back..12 - back).unwrap().to_vec();
+                let wanted = d.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>().sqrt();
+                assert_eq!(norm, wanted, "{name}, {back} steps back");
+            }
         }
     }
 
@@ -509,7 +524,7 @@ mod tests {
     fn what_cannot_be_learned_is_refused() {
         let refused = |name: &str, task, length, sets: &[&str]| {
             let mut map = preset_config(name).unwrap();
-            let keys = [&model_keys()[..], crate::train::TRAIN_KEYS].concat();
+            let keys = setting_keys();
             sets.iter().for_each(|set| config::set(&mut map, set, &keys).unwrap());
             let config = RunConfig::read(map).unwrap();
             Drill::new(Problem { task, length }, config).err().unwrap().to_string()

@@ -9,7 +9,7 @@ use crate::data::{Baselines, Batch, Dataset};
 use crate::evaluate::{Likelihood, likelihood};
 use crate::lora::Lora;
 use crate::run::RunDir;
-pub use crate::settings::{RunConfig, TRAIN_KEYS, TrainConfig, saved_config};
+pub use crate::settings::{RunConfig, TRAIN_KEYS, TrainConfig, saved_config, setting_keys};
 use crate::{Error, Model, Result};
 use crate::{load_weights, save_weights};
 use etude_engine::{Dtype, Grads, Optimizer, Rng, WeightFile};
@@ -241,7 +241,8 @@ impl Trainer {
             }
             let batch = Batch::of_step(&self.data.train, c.seed, self.step, c.batch, c.window)?;
             let lr = self.config.learning_rate(self.step);
-            let (loss, grad_norm) = self.learn(&batch, lr)?;
+            let (loss, grad_norm) =
+                learn(&mut *self.model, &mut self.optimizer, &batch, &self.config, self.step)?;
             self.step += 1;
             (loss_sum, loss_steps) = (loss_sum + loss, loss_steps + 1);
             tokens += batch.target_count();
@@ -283,46 +284,6 @@ impl Trainer {
         Ok(end)
     }
 
-    /// One step: loss, gradient, clipping, update. Returns the loss and the gradient's norm.
-    fn learn(&mut self, batch: &Batch, lr: f32) -> Result<(f64, f64)> {
-        let mut rng =
-            Rng { seed: self.config.train.seed, stream: DROPOUT_STREAM, position: self.step << 36 };
-        let _products = set_products(self.config.train.products());
-        let (mut value, mut sum) = (0.0, None);
-        for part in batch.parts(self.config.train.accumulate) {
-            // So that the parts add up to the mean over the whole batch.
-            let share = part.target_count() as f32 / batch.target_count().max(1) as f32;
-            let loss = self.model.loss(&part, Some(&mut rng))?;
-            let loss = if share == 1.0 { loss } else { loss.scale(share)? };
-            value += f64::from(loss.item()?);
-            self.check_loss(value)?;
-            let grads = loss.backward()?;
-            sum = Some(match sum {
-                None => grads,
-                Some(sum) => add_grads(&*self.model, sum, grads)?,
-            });
-        }
-        let Some(grads) = sum else { return Ok((0.0, 0.0)) };
-        let step = self.step + 1;
-        match self.optimizer.step(&mut *self.model, &grads, lr) {
-            Ok(norm) => Ok((value, norm)),
-            Err(etude_engine::Error::NotFinite { what, .. }) => {
-                Err(Error::NotFinite { step, tensor: what })
-            }
-            Err(e) => Err(e.into()),
-        }
-    }
-
-    fn check_loss(&self, value: f64) -> Result<()> {
-        if value.is_finite() {
-            return Ok(());
-        }
-        // A weight that is not finite is the usual cause: name it rather than the loss.
-        let cause = self.model.check_finite().err();
-        let tensor = cause.map_or_else(|| "the loss".into(), |e| e.to_string());
-        Err(Error::NotFinite { step: self.step + 1, tensor })
-    }
-
     /// Scores the validation part; a new best is put among the `files` to save.
     fn validate(&mut self, files: &mut Vec<(&'static str, Vec<u8>)>) -> Result<Likelihood> {
         let valid = likelihood(&*self.model, &self.data.valid)?;
@@ -358,7 +319,56 @@ impl Trainer {
     }
 }
 
-pub(crate) const DROPOUT_STREAM: u32 = 3;
+const DROPOUT_STREAM: u32 = 3;
+
+/// Step number `step`, from 0: loss, gradient, clipping, update. Returns the loss and the gradient's
+/// norm.
+///
+/// # Errors
+/// If the loss or the gradient is not finite; the weights have not changed then.
+pub(crate) fn learn(
+    model: &mut dyn Model,
+    optimizer: &mut Optimizer,
+    batch: &Batch,
+    config: &RunConfig,
+    step: u64,
+) -> Result<(f64, f64)> {
+    let c = &config.train;
+    let mut rng = Rng { seed: c.seed, stream: DROPOUT_STREAM, position: step << 36 };
+    let _products = set_products(c.products());
+    let (mut value, mut sum) = (0.0, None);
+    for part in batch.parts(c.accumulate) {
+        // So that the parts add up to the mean over the whole batch.
+        let share = part.target_count() as f32 / batch.target_count().max(1) as f32;
+        let loss = model.loss(&part, Some(&mut rng))?;
+        let loss = if share == 1.0 { loss } else { loss.scale(share)? };
+        value += f64::from(loss.item()?);
+        check_loss(model, value, step)?;
+        let grads = loss.backward()?;
+        sum = Some(match sum {
+            None => grads,
+            Some(sum) => add_grads(model, sum, grads)?,
+        });
+    }
+    let Some(grads) = sum else { return Ok((0.0, 0.0)) };
+    match optimizer.step(model, &grads, config.learning_rate(step)) {
+        Ok(norm) => Ok((value, norm)),
+        Err(etude_engine::Error::NotFinite { what, .. }) => {
+            Err(Error::NotFinite { step: step + 1, tensor: what })
+        }
+        Err(e) => Err(e.into()),
+    }
+}
+
+fn check_loss(model: &dyn Model, value: f64, step: u64) -> Result<()> {
+    if value.is_finite() {
+        return Ok(());
+    }
+    // A weight that is not finite is the usual cause: name it rather than the loss.
+    let cause = model.check_finite().err();
+    let tensor = cause.map_or_else(|| "the loss".into(), |e| e.to_string());
+    Err(Error::NotFinite { step: step + 1, tensor })
+}
 
 pub(crate) fn optimizer(c: &TrainConfig) -> Optimizer {
     let optimizer = Optimizer::adamw(c.weight_decay as f32);

@@ -241,6 +241,23 @@ fn who_listens_to_a_search_can_end_its_piece() {
     assert_eq!(heard.iter().map(|h| h.0).collect::<Vec<_>>(), piece.tokens);
     let steps = piece.score.end_tick() * 4 / u64::from(piece.score.ticks_per_quarter);
     assert!(steps <= 40 && piece.score.note_count() < whole.score.note_count(), "{steps}");
+    // Where the token that ends a piece is lawful, and only there, it follows.
+    let config = speaking("polyphony");
+    let mut ends = [0, 0];
+    for count in 1..30 {
+        let mut left = count;
+        let mut hear = |_: u32, _: f64| {
+            left -= 1;
+            left > 0
+        };
+        let piece = writer(&config, 3).write_watched(&request, None, &mut hear).unwrap();
+        let mut grammar = config.encoding().unwrap().grammar();
+        piece.tokens[..count].iter().for_each(|token| grammar.push(*token));
+        let end: &[u32] = if grammar.allows(Polyphony::END) { &[Polyphony::END] } else { &[] };
+        assert_eq!(&piece.tokens[count..], end, "{count}: {:?}", piece.tokens);
+        ends[end.len()] += 1;
+    }
+    assert!(ends.iter().all(|n| *n > 0), "{ends:?}");
 }
 
 #[test]

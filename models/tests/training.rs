@@ -5,9 +5,9 @@ use std::path::Path;
 
 use etude_engine::Pool;
 use etude_models::data::{Augment, Batch, Dataset, Pieces, Scores};
-use etude_models::registry::{model_keys, preset_config};
+use etude_models::registry::preset_config;
 use etude_models::run::RunDir;
-use etude_models::train::{End, RunConfig, Trainer};
+use etude_models::train::{End, RunConfig, Trainer, setting_keys};
 use etude_models::{Error, config};
 use etude_tokenizer::{Drums, Encoded, Encoding, Melody, Note, Score, Track};
 
@@ -36,7 +36,7 @@ fn tunes(count: u8) -> Vec<(String, Score)> {
 
 fn settings(name: &str, sets: &[&str]) -> RunConfig {
     let mut map = preset_config(name).unwrap();
-    let keys = [&model_keys()[..], etude_models::train::TRAIN_KEYS].concat();
+    let keys = setting_keys();
     let small =
         ["hidden=24", "batch=6", "window=40", "log_every=1", "valid_every=4", "save_every=3"];
     for set in small.iter().chain(sets) {
@@ -252,7 +252,7 @@ fn a_save_cut_off_at_any_move_opens_as_the_old_or_the_new_one() {
 
 #[test]
 fn settings_out_of_range_are_named() {
-    let keys = [&model_keys()[..], etude_models::train::TRAIN_KEYS].concat();
+    let keys = setting_keys();
     for (set, wanted) in [
         ("hidden=0", "model.hidden"),
         ("hidden=99999999", "model.hidden"),
@@ -399,7 +399,7 @@ fn speed_and_loudness_change_where_the_encoding_has_them() {
         ("velocity=5", "train.velocity"),
     ] {
         let mut map = preset_config("lstm/melody-basic").unwrap();
-        let keys = [&model_keys()[..], etude_models::train::TRAIN_KEYS].concat();
+        let keys = setting_keys();
         config::set(&mut map, set, &keys).unwrap();
         let error = RunConfig::read(map).unwrap_err().to_string();
         assert!(error.starts_with(key) && error.contains("melody-c"), "{error}");

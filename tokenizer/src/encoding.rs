@@ -68,7 +68,8 @@ pub trait Encoding: Send + Sync {
         false
     }
 
-    /// The pitch that a token begins or holds, where it tells one by itself.
+    /// The pitch that a token begins or holds, in the encodings that tell each voice at each step
+    /// (`polyphony`, `satb`); `None` elsewhere.
     fn pitch(&self, token: u32) -> Option<u8> {
         let _ = token;
         None

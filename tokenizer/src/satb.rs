@@ -74,7 +74,7 @@ impl Satb {
             groups.extend(track.map(|track| (vec![voice], vec![track])));
         }
         if others.len() <= free.len() && others.iter().all(is_one_voice) {
-            others.sort_by_key(|track| std::cmp::Reverse(mean_pitch(track)));
+            others.sort_by(|a, b| b.mean_pitch().total_cmp(&a.mean_pitch()));
             groups.extend(free.into_iter().zip(others).map(|(v, track)| (vec![v], vec![track])));
         } else {
             groups.push((free, others));
@@ -124,12 +124,6 @@ impl Satb {
 fn is_one_voice(track: &Track) -> bool {
     let ends_before = |pair: &[Note]| pair[0].tick + pair[0].duration <= pair[1].tick;
     track.notes.windows(2).all(ends_before)
-}
-
-/// The mean pitch of a track that has notes, in 1024ths of a semitone.
-fn mean_pitch(track: &Track) -> u64 {
-    let sum: u64 = track.notes.iter().map(|note| u64::from(note.pitch)).sum();
-    1024 * sum / track.notes.len().max(1) as u64
 }
 
 /// Writes notes, in order of beginning, into voices; returns how many found none.

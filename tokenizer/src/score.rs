@@ -37,6 +37,14 @@ pub struct Track {
     pub pedals: Vec<Pedal>,
 }
 
+impl Track {
+    /// The mean pitch of its notes, each counted once; NaN without notes.
+    pub fn mean_pitch(&self) -> f64 {
+        let sum: f64 = self.notes.iter().map(|note| f64::from(note.pitch)).sum();
+        sum / self.notes.len() as f64
+    }
+}
+
 /// A tempo, from a tick on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tempo {

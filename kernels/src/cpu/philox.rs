@@ -96,31 +96,44 @@ fn word_group<L: Lanes>(from: Stream, g: usize) -> [L; 4] {
     [L::from_bits(a), L::from_bits(b), L::from_bits(c), L::from_bits(d)]
 }
 
-/// The uniform numbers of group `g`, one vector for each word of a block.
-#[inline(always)]
-fn uniform_group<L: Lanes>(from: Stream, g: usize) -> [L; 4] {
-    let [a, b, c, d] = from.words::<L>((g * LANES) as u64);
-    [units(a), units(b), units(c), units(d)]
+/// How numbers are made of the words of a stream.
+pub(crate) trait Draw: Copy {
+    /// The numbers of group `g`, one vector for each word of a block.
+    fn group<L: Lanes>(self, from: Stream, g: usize) -> [L; 4];
 }
 
-/// Uniform numbers in `[0, 1)`.
-pub(crate) struct Uniform<'a> {
+/// Fills a slice with drawn numbers.
+pub(crate) struct Fill<'a, D> {
     pub y: &'a mut [f32],
+    pub draw: D,
     pub from: Stream,
 }
 
-impl Body for Uniform<'_> {
+impl<D: Draw> Body for Fill<'_, D> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lanes>(self) {
         let (groups, tail) = self.y.as_chunks_mut();
         let whole = groups.len();
         for (g, y) in groups.iter_mut().enumerate() {
-            put(uniform_group::<L>(self.from, g), y);
+            put::<L>(self.draw.group(self.from, g), y);
         }
         if !tail.is_empty() {
-            tail.copy_from_slice(&in_order(uniform_group::<L>(self.from, whole))[..tail.len()]);
+            let last = in_order::<L>(self.draw.group(self.from, whole));
+            tail.copy_from_slice(&last[..tail.len()]);
         }
+    }
+}
+
+/// Uniform numbers in `[0, 1)`.
+#[derive(Clone, Copy)]
+pub(crate) struct Uniform;
+
+impl Draw for Uniform {
+    #[inline(always)]
+    fn group<L: Lanes>(self, from: Stream, g: usize) -> [L; 4] {
+        let [a, b, c, d] = from.words::<L>((g * LANES) as u64);
+        [units(a), units(b), units(c), units(d)]
     }
 }
 
@@ -172,10 +185,8 @@ fn not_below<L: Lanes>(word: L::Ints, threshold: u32) -> L::Ints {
 }
 
 /// Numbers from the normal distribution: words 0, 1 and 2, 3 of a block give two each.
-pub(crate) struct Normal<'a> {
-    pub y: &'a mut [f32],
-    pub from: Stream,
-}
+#[derive(Clone, Copy)]
+pub(crate) struct Normal;
 
 /// Sixteen pairs by Box & Muller: `sqrt(-2 ln u) (cos, sin)(2 pi v)`.
 #[inline(always)]
@@ -187,26 +198,12 @@ fn pairs<L: Lanes>(u: L::Ints, v: L::Ints) -> (L, L) {
     (radius.mul(cos), radius.mul(sin))
 }
 
-/// The normal numbers of group `g`, one vector for each word of a block.
-#[inline(always)]
-fn normal_group<L: Lanes>(from: Stream, g: usize) -> [L; 4] {
-    let words = from.words::<L>((g * LANES) as u64);
-    let (a, b) = pairs::<L>(words[0], words[1]);
-    let (c, d) = pairs::<L>(words[2], words[3]);
-    [a, b, c, d]
-}
-
-impl Body for Normal<'_> {
-    type Out = ();
+impl Draw for Normal {
     #[inline(always)]
-    fn run<L: Lanes>(self) {
-        let (groups, tail) = self.y.as_chunks_mut();
-        let whole = groups.len();
-        for (g, y) in groups.iter_mut().enumerate() {
-            put(normal_group::<L>(self.from, g), y);
-        }
-        if !tail.is_empty() {
-            tail.copy_from_slice(&in_order(normal_group::<L>(self.from, whole))[..tail.len()]);
-        }
+    fn group<L: Lanes>(self, from: Stream, g: usize) -> [L; 4] {
+        let words = from.words::<L>((g * LANES) as u64);
+        let (a, b) = pairs::<L>(words[0], words[1]);
+        let (c, d) = pairs::<L>(words[2], words[3]);
+        [a, b, c, d]
     }
 }
