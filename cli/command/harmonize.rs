@@ -98,6 +98,8 @@ impl Melody {
         let octaves = ((SOPRANO - track.mean_pitch()) / 12.0).round() as i32;
         let name = Satb::VOICES[0].to_string();
         let score = Score { tracks: vec![Track { name, ..track.clone() }], ..score };
+        // A melody that is wider than that stays where it is.
+        let octaves = if transpose(&score, 12 * octaves).is_some() { octaves } else { 0 };
         let steps = quantise_beats(&score, 4).score.end_tick() as usize;
         Ok(Melody { score, octaves, steps })
     }
@@ -124,5 +126,26 @@ impl Melody {
             whole.tracks.push(track);
         }
         whole
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn octaves(pitches: &[u8]) -> i32 {
+        let notes = (0..).zip(pitches);
+        let notes =
+            notes.map(|(tick, pitch)| Note { tick, duration: 1, pitch: *pitch, velocity: 90 });
+        let mut score = Score::new(4);
+        score.tracks.push(Track { notes: notes.collect(), ..Track::default() });
+        Melody::of(&score).unwrap().octaves
+    }
+
+    #[test]
+    fn a_melody_is_moved_to_a_soprano_where_midi_has_room() {
+        assert_eq!([octaves(&[67, 72, 76]), octaves(&[48, 50]), octaves(&[100])], [0, 2, -2]);
+        // The mean is an octave too low, and the highest note has no octave above it.
+        assert_eq!(octaves(&[1, 50, 126]), 0);
     }
 }
