@@ -17,6 +17,7 @@ mod random;
 mod recurrent;
 mod rows;
 mod sample;
+mod wrappers;
 
 use etude_kernels::cuda::Gpu;
 use etude_kernels::philox;
@@ -31,6 +32,7 @@ pub struct Check {
 
 /// Every family's checks.
 pub const FAMILIES: &[(&str, &[Check])] = &[
+    ("wrappers", wrappers::CHECKS),
     ("copy", copy::CHECKS),
     ("gemm", gemm::CHECKS),
     ("attention", attention::CHECKS),
