@@ -99,8 +99,7 @@ extern "C" __global__ void __launch_bounds__(32)
   for (int k = 0; k < 4; k++) y[128 + t * 4 + k] = smem[128 + t * 4 + k];
   cp_async_wait<0>();
   for (int k = 0; k < 4; k++) y[256 + t * 4 + k] = smem[256 + t * 4 + k];
-  // The forms without a size, over the same place.
-  __syncwarp();
+  // The forms without a size, over the same place, which no other thread looks at.
   cp_async8(smem + t * 4, x + t * 4);
   cp_async4(smem + t * 4 + 2, x + t * 4 + 2);
   cp_async4(smem + t * 4 + 3, x + t * 4 + 3);
@@ -127,21 +126,22 @@ extern "C" __global__ void __launch_bounds__(64) wrappers_warp(const u32 *x, u32
   y[704 + t] = __popc(v) | __clz((int)v) << 8 | __ffs((int)v) << 16 | l << 24;
 }
 
-// Sums of x [256] over a block, and the maximum, and atomics: y [4] f32, z [4] u32 that start as 0.
+// The sum of x [256] over a block, the maximum and the sum of the doubles, as each thread has it, in y
+// [3, 256]; and atomics: counts [2] f32 and z [4] u32, which start as 0.
 extern "C" __global__ void __launch_bounds__(256)
-    wrappers_block(const float *x, float *y, u32 *z) {
+    wrappers_block(const float *x, float *y, float *counts, u32 *z) {
   DYN_SMEM(float, scratch);
-  float v = x[threadIdx.x];
-  float sum = block_sum(v, scratch), largest = block_max(v, scratch);
-  if (threadIdx.x == 0) {
-    y[0] = sum;
-    y[1] = largest;
-  }
-  atomicAdd(z, (u32)threadIdx.x);
-  atomicMax(z + 1, (u32)threadIdx.x);
-  atomicAdd((u64 *)(z + 2), (u64)threadIdx.x << 30);
-  if (threadIdx.x % 32 == 0) atomicAdd(y + 2, 1.f);
-  for (u32 seen = 0, old; (old = atomicCAS((u32 *)y + 3, seen, seen + 1)) != seen;) seen = old;
+  int t = threadIdx.x;
+  float v = x[t];
+  y[t] = block_sum(v, scratch);
+  y[256 + t] = block_max(v, scratch);
+  y[512 + t] = block_sum(v + v, scratch);
+  atomicAdd(z, (u32)t);
+  atomicMax(z + 1, (u32)t);
+  atomicAdd((u64 *)(z + 2), (u64)t << 30);
+  if (t % 32 == 0) atomicAdd(counts, 1.f);
+  u32 *cell = (u32 *)counts + 1;
+  for (u32 seen = 0, old; (old = atomicCAS(cell, seen, seen + 1)) != seen;) seen = old;
 }
 
 // Half of the block hands x [64] to the other half through shared memory: y = x turned around. The

@@ -133,17 +133,21 @@ fn warp_operations(gpu: &dyn Gpu) -> f64 {
 fn block_sums_and_atomics(gpu: &dyn Gpu) -> f64 {
     let x = uniform(5, 256);
     let d_x = DeviceBuffer::from_slice(gpu, &x).unwrap();
-    let y = DeviceBuffer::<f32>::zeros(gpu, 4).unwrap();
+    let y = DeviceBuffer::<f32>::poisoned(gpu, 3 * 256).unwrap();
+    let counts = DeviceBuffer::<f32>::zeros(gpu, 2).unwrap();
     let z = DeviceBuffer::<u32>::zeros(gpu, 4).unwrap();
-    let args = span(span(span(Args::new(), &d_x), &y), &z);
+    let args = span(span(span(span(Args::new(), &d_x), &y), &counts), &z);
     launch(gpu, "wrappers_block", Launch::linear(1, 256).shared(128), args);
-    let (y, z) = (y.to_vec().unwrap(), z.to_vec().unwrap());
+    let (y, counts, z) = (y.to_vec().unwrap(), counts.to_vec().unwrap(), z.to_vec().unwrap());
     let total: u64 = (0..256).sum();
     assert_eq!(z[..2], [total as u32, 255]);
     assert_eq!(u64::from(z[2]) | u64::from(z[3]) << 32, total << 30);
-    assert_eq!((y[1], y[2], y[3].to_bits()), (x.iter().copied().fold(-1.0, f32::max), 8.0, 256));
-    // A tree of 8 levels over 256 numbers below 1: each level is off by U of at most 256.
-    worst("sum", &[wide(&x).iter().sum()], &y[..1], |_| 8.0 * 256.0 * U)
+    assert_eq!((counts[0], counts[1].to_bits()), (8.0, 256));
+    assert_eq!(y[256..512], [x.iter().copied().fold(-1.0, f32::max); 256]);
+    // A tree of 8 levels over 256 numbers below 1: each level is off by U of at most 256. Doubling is exact.
+    let sum: f64 = wide(&x).iter().sum();
+    let share = worst("sum", &[sum; 256], &y[..256], |_| 8.0 * 256.0 * U);
+    share.max(worst("doubles", &[2.0 * sum; 256], &y[512..], |_| 16.0 * 256.0 * U))
 }
 
 fn named_barriers_pass_a_stage_on(gpu: &dyn Gpu) -> f64 {
