@@ -20,7 +20,7 @@ template <int EXTENT, int BK, int STAGES, int THREADS, bool KMAJOR>
 struct Gather {
   static constexpr int FAST = KMAJOR ? BK : EXTENT, STEP = THREADS / FAST;
   static constexpr int COUNT = EXTENT * BK / THREADS;
-  static_assert(THREADS % FAST == 0, "gather");
+  static_assert(THREADS % FAST == 0 && COUNT % 4 == 0, "gather");
   const float *source;
   const int4 *fixed, *along;
   int3 limits;
@@ -29,17 +29,25 @@ struct Gather {
     const int4 *here = along + kt % STAGES * BK;
     int fast = threadIdx.x % FAST, slow = threadIdx.x / FAST;
     int4 mine = KMAJOR ? here[fast] : fixed[fast];
-    const int4 *others = KMAJOR ? fixed : here;
+    const int4 *others = (KMAJOR ? fixed : here) + slow;
+    const float *from = source + mine.x;
+    stage += fast % 4 * 4;
+    // Four at a time: a copy that follows a load from shared memory costs three empty instructions.
 #pragma unroll
-    for (int j = 0; j < COUNT; j++) {
-      int at = slow + j * STEP;
-      int4 other = others[at];
-      bool inside = (u32)(mine.y + other.y) < (u32)limits.x &&
-                    (u32)(mine.z + other.z) < (u32)limits.y &&
-                    (u32)(mine.w + other.w) < (u32)limits.z;
-      int to = at * FAST * 4 + tile::swizzle<float, FAST / 4, KMAJOR>(at, fast / 4) * 16 +
-               fast % 4 * 4;
-      shared_copy_async<4>(stage + to, source + (inside ? mine.x + other.x : 0), inside ? 4 : 0);
+    for (int j = 0; j < COUNT; j += 4) {
+      int4 other[4];
+#pragma unroll
+      for (int e = 0; e < 4; e++) other[e] = load(others + (j + e) * STEP);
+#pragma unroll
+      for (int e = 0; e < 4; e++) {
+        int at = slow + (j + e) * STEP;
+        // Without && there are no branches. A copy of no bytes reads nothing, wherever it points.
+        bool inside = ((u32)(mine.y + other[e].y) < (u32)limits.x) &
+                      ((u32)(mine.z + other[e].z) < (u32)limits.y) &
+                      ((u32)(mine.w + other[e].w) < (u32)limits.z);
+        int to = at * FAST * 4 + tile::swizzle<float, FAST / 4, KMAJOR>(at, fast / 4) * 16;
+        shared_copy_async<4>(stage + to, from + other[e].x, inside ? 4 : 0);
+      }
     }
   }
 };

@@ -9,17 +9,17 @@ __device__ __forceinline__ int clamp(i64 x, int high) {
 }
 
 // Copies the first `valid` (0..16 / sizeof(T)) elements of a 16-byte chunk, zeros the rest.
-// `alignment` (in bytes) is what source addresses are multiples of.
+// `alignment` (in bytes) is a divisor of all source addresses: 16 or less.
 template <class T, bool LOOSE>
 __device__ __forceinline__ void copy_chunk(SharedAddr to, const T *from, int valid, int alignment) {
   int bytes = valid * (int)sizeof(T);
   if (!LOOSE || alignment == 16) {
     shared_copy_async<16>(to, from, bytes);
-  } else if (alignment == 8) {
+  } else if (sizeof(T) == 2 && alignment == 8) {
 #pragma unroll
     for (int at = 0; at < 2; at++)
       shared_copy_async<8>(to + at * 8, from + at * (8 / sizeof(T)), clamp(bytes - at * 8, 8));
-  } else if (alignment == 4) {
+  } else if (sizeof(T) == 4 || alignment == 4) {
 #pragma unroll
     for (int at = 0; at < 4; at++)
       shared_copy_async<4>(to + at * 4, from + at * (4 / sizeof(T)), clamp(bytes - at * 4, 4));
