@@ -35,18 +35,17 @@ __device__ __forceinline__ Element element_of(i64 i, int channels, const int (&s
 }  // namespace conv
 
 extern "C" __global__ void __launch_bounds__(256)
-    conv_forward_plain(const float *x, const float *w, const float *bias, float *y, CONV_SHAPE) {
-  conv::Shape s = CONV_SHAPE_ARGUMENTS;
+    conv_forward_plain(const float *x, const float *w, const float *bias, float *y, conv::Shape s) {
   i64 i = (i64)blockIdx.x * 256 + threadIdx.x;
-  if (i >= (i64)batch * groups * cout * s.outputs()) return;
-  conv::Element e = conv::element_of(i, groups * cout, s.out);
-  x += (e.b * groups + e.channel / cout) * cin * s.inputs();
-  w += (i64)e.channel * cin * s.taps();
+  if (i >= (i64)s.batch * s.groups * s.cout * s.outputs()) return;
+  conv::Element e = conv::element_of(i, s.groups * s.cout, s.out);
+  x += (e.b * s.groups + e.channel / s.cout) * s.cin * s.inputs();
+  w += (i64)e.channel * s.cin * s.taps();
   float sum = 0;
-  for (int c = 0; c < cin; c++)
-    for (int t0 = 0; t0 < kernel0; t0++)
-      for (int t1 = 0; t1 < kernel1; t1++)
-        for (int t2 = 0; t2 < kernel2; t2++) {
+  for (int c = 0; c < s.cin; c++)
+    for (int t0 = 0; t0 < s.kernel[0]; t0++)
+      for (int t1 = 0; t1 < s.kernel[1]; t1++)
+        for (int t2 = 0; t2 < s.kernel[2]; t2++) {
           int p0 = conv::input_place(s, 0, e.at[0], t0), p1 = conv::input_place(s, 1, e.at[1], t1);
           int p2 = conv::input_place(s, 2, e.at[2], t2);
           if (conv::inside(s, 0, p0) && conv::inside(s, 1, p1) && conv::inside(s, 2, p2))
@@ -57,39 +56,37 @@ extern "C" __global__ void __launch_bounds__(256)
 }
 
 extern "C" __global__ void __launch_bounds__(256)
-    conv_data_plain(const float *d_y, const float *w, const float *bias, float *d_x, CONV_SHAPE) {
-  conv::Shape s = CONV_SHAPE_ARGUMENTS;
+    conv_data_plain(const float *d_y, const float *w, const float *bias, float *d_x, conv::Shape s) {
   i64 i = (i64)blockIdx.x * 256 + threadIdx.x;
-  if (i >= (i64)batch * groups * cin * s.inputs()) return;
-  conv::Element e = conv::element_of(i, groups * cin, s.in);
-  int group = e.channel / cin, c = e.channel % cin;
-  d_y += (e.b * groups + group) * cout * s.outputs();
-  w += (i64)group * cout * cin * s.taps();
+  if (i >= (i64)s.batch * s.groups * s.cin * s.inputs()) return;
+  conv::Element e = conv::element_of(i, s.groups * s.cin, s.in);
+  int group = e.channel / s.cin, c = e.channel % s.cin;
+  d_y += (e.b * s.groups + group) * s.cout * s.outputs();
+  w += (i64)group * s.cout * s.cin * s.taps();
   float sum = 0;
-  for (int t0 = 0; t0 < kernel0; t0++)
-    for (int t1 = 0; t1 < kernel1; t1++)
-      for (int t2 = 0; t2 < kernel2; t2++) {
+  for (int t0 = 0; t0 < s.kernel[0]; t0++)
+    for (int t1 = 0; t1 < s.kernel[1]; t1++)
+      for (int t2 = 0; t2 < s.kernel[2]; t2++) {
         int q0 = conv::output_place(s, 0, e.at[0], t0), q1 = conv::output_place(s, 1, e.at[1], t1);
         int q2 = conv::output_place(s, 2, e.at[2], t2);
         if ((q0 | q1 | q2) < 0) continue;
         i64 from = conv::offset_of(s.out, q0, q1, q2);
         int tap = conv::offset_of(s.kernel, t0, t1, t2);
-        for (int o = 0; o < cout; o++)
-          sum += d_y[o * (i64)s.outputs() + from] * w[((i64)o * cin + c) * s.taps() + tap];
+        for (int o = 0; o < s.cout; o++)
+          sum += d_y[o * (i64)s.outputs() + from] * w[((i64)o * s.cin + c) * s.taps() + tap];
       }
   d_x[i] = sum + (bias ? bias[e.channel] : 0.f);
 }
 
 // A warp per element of the filter; its lanes share samples and output places in a fixed order.
 extern "C" __global__ void __launch_bounds__(256)
-    conv_filter_plain(const float *x, const float *d_y, float *d_w, CONV_SHAPE) {
-  conv::Shape s = CONV_SHAPE_ARGUMENTS;
+    conv_filter_plain(const float *x, const float *d_y, float *d_w, conv::Shape s) {
   i64 i = (i64)blockIdx.x * 8 + warp_id();
-  if (i >= (i64)groups * cout * cin * s.taps()) return;
-  conv::Element e = conv::element_of(i, cin, s.kernel);
-  int group = (int)(e.b / cout);
+  if (i >= (i64)s.groups * s.cout * s.cin * s.taps()) return;
+  conv::Element e = conv::element_of(i, s.cin, s.kernel);
+  int group = (int)(e.b / s.cout);
   float sum = 0;
-  for (i64 j = lane_id(); j < (i64)batch * s.outputs(); j += 32) {
+  for (i64 j = lane_id(); j < (i64)s.batch * s.outputs(); j += 32) {
     conv::Element q = conv::element_of(j, 1, s.out);
     int p[3];
     bool all = true;
@@ -99,9 +96,9 @@ extern "C" __global__ void __launch_bounds__(256)
       all = all && conv::inside(s, a, p[a]);
     }
     if (all)
-      sum += x[((q.b * groups + group) * cin + e.channel) * s.inputs() +
+      sum += x[((q.b * s.groups + group) * s.cin + e.channel) * s.inputs() +
                conv::offset_of(s.in, p[0], p[1], p[2])] *
-             d_y[(q.b * groups * cout + e.b) * s.outputs() + j % s.outputs()];
+             d_y[(q.b * s.groups * s.cout + e.b) * s.outputs() + j % s.outputs()];
   }
   sum = warp_sum(sum);
   if (lane_id() == 0) d_w[i] = sum;

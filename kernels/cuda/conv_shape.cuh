@@ -19,15 +19,6 @@
 #pragma once
 #include "common/ptx_gemm.cuh"
 
-#define CONV_SHAPE                                                                              \
-  int batch, int groups, int cin, int cout, int in0, int in1, int in2, int out0, int out1,      \
-      int out2, int kernel0, int kernel1, int kernel2, int stride0, int stride1, int stride2,   \
-      int padding0, int padding1, int padding2, int dilation0, int dilation1, int dilation2
-#define CONV_SHAPE_ARGUMENTS                                                                    \
-  {batch,    groups,   cin,      cout,    {in0, in1, in2}, {out0, out1, out2},                  \
-   {kernel0, kernel1, kernel2}, {stride0, stride1, stride2}, {padding0, padding1, padding2},    \
-   {dilation0, dilation1, dilation2}}
-
 namespace conv {
 
 enum Mode { FORWARD, DATA, FILTER };

@@ -100,11 +100,9 @@ struct Epilogue {
   __device__ __forceinline__ bool aligned(const void *matrix, i64 row_stride) const {
     return ((u64)matrix & (flags & OUT_BF16 ? 7 : 15)) == 0 && row_stride % 4 == 0;
   }
-  // Finishes the sums of columns col..col+3, a multiple of 4, as many as there are.
-  __device__ __forceinline__ void write(float4 sums, i64 row, i64 col, bool c_aligned,
-                                        bool residual_aligned) const {
-    if (row >= m || col >= n) return;
-    Four x{{sums.x, sums.y, sums.z, sums.w}, (int)min((i64)4, n - col)};
+  // Finishes sums that start at (row, col) and exist.
+  __device__ __forceinline__ void finish(Four x, i64 row, i64 col, bool c_aligned,
+                                         bool residual_aligned) const {
     bool is_bf16 = flags & OUT_BF16, whole = x.count == 4;
     if (flags & ACCUMULATE) x.add(c, row * ldc + col, is_bf16, c_aligned && whole);
     if (bias) x.add(bias, col, false, false);
@@ -113,6 +111,24 @@ struct Epilogue {
       x.add(residual, row * ld_residual + col, is_bf16, residual_aligned && whole);
     x.write(c, row * ldc + col, is_bf16, c_aligned && whole);
   }
+  // Finishes the sums of columns col..col+3, a multiple of 4, as many as there are.
+  __device__ __forceinline__ void write(float4 sums, i64 row, i64 col, bool c_aligned,
+                                        bool residual_aligned) const {
+    if (row < m && col < n)
+      finish({{sums.x, sums.y, sums.z, sums.w}, (int)min((i64)4, n - col)}, row, col, c_aligned,
+             residual_aligned);
+  }
 };
+
+// The epilogue of one product of a batch; offsets are in elements.
+__device__ __forceinline__ Epilogue of_batch(void *c, const float *bias, const void *residual,
+                                             int m, int n, i64 ldc, i64 ld_residual, i64 offset_c,
+                                             i64 offset_residual, int flags, int activation,
+                                             float slope) {
+  int bytes = flags & OUT_BF16 ? 2 : 4;
+  c = static_cast<char *>(c) + offset_c * bytes;
+  if (residual) residual = static_cast<const char *>(residual) + offset_residual * bytes;
+  return {c, bias, residual, m, n, ldc, ld_residual, flags, activation, slope};
+}
 
 }  // namespace finish

@@ -10,6 +10,7 @@
 // blockIdx.x walks through tiles (rows first), y through groups, z through pieces of the sum
 // (`split_k` each, a multiple of the tile's); their results are `stride_split` apart and are added
 // by `conv_finish` in order.
+#pragma once
 #include "conv_shape.cuh"
 #include "operand.cuh"
 
@@ -161,49 +162,27 @@ __device__ __forceinline__ i64 w_group(const Shape &s) {
 
 }  // namespace conv
 
-#define CONV_FORWARD_KERNEL(name, blocks, ...)                                                  \
-  extern "C" __global__ void __launch_bounds__(128, blocks)                                     \
+#define CONV_FORWARD_KERNEL(name, threads, blocks, ...)                                                  \
+  extern "C" __global__ void __launch_bounds__(threads, blocks)                                     \
       name(const float *x, const float *w, const float *bias, float *y, int alignment,          \
-           int split_k, i64 stride_split, CONV_SHAPE) {                                         \
-    conv::Shape s = CONV_SHAPE_ARGUMENTS;                                                       \
+           int split_k, i64 stride_split, conv::Shape s) {                                         \
     conv::compute<conv::FORWARD, conv::Tile<conv::FORWARD, __VA_ARGS__>>(                       \
-        w + conv::w_group(s), x + conv::x_group(s), bias ? bias + blockIdx.y * cout : nullptr,  \
+        w + conv::w_group(s), x + conv::x_group(s), bias ? bias + blockIdx.y * s.cout : nullptr,  \
         y + conv::y_group(s), alignment, split_k, stride_split, s);                             \
   }
-#define CONV_DATA_KERNEL(name, blocks, ...)                                                     \
-  extern "C" __global__ void __launch_bounds__(128, blocks)                                     \
+#define CONV_DATA_KERNEL(name, threads, blocks, ...)                                                     \
+  extern "C" __global__ void __launch_bounds__(threads, blocks)                                     \
       name(const float *d_y, const float *w, const float *bias, float *d_x, int split_k,        \
-           i64 stride_split, CONV_SHAPE) {                                                      \
-    conv::Shape s = CONV_SHAPE_ARGUMENTS;                                                       \
+           i64 stride_split, conv::Shape s) {                                                      \
     conv::compute<conv::DATA, conv::Tile<conv::DATA, __VA_ARGS__>>(                             \
-        w + conv::w_group(s), d_y + conv::y_group(s), bias ? bias + blockIdx.y * cin : nullptr, \
+        w + conv::w_group(s), d_y + conv::y_group(s), bias ? bias + blockIdx.y * s.cin : nullptr, \
         d_x + conv::x_group(s), 4, split_k, stride_split, s);                                   \
   }
-#define CONV_FILTER_KERNEL(name, blocks, ...)                                                   \
-  extern "C" __global__ void __launch_bounds__(128, blocks)                                     \
+#define CONV_FILTER_KERNEL(name, threads, blocks, ...)                                                   \
+  extern "C" __global__ void __launch_bounds__(threads, blocks)                                     \
       name(const float *x, const float *d_y, float *d_w, int split_k, i64 stride_split,         \
-           CONV_SHAPE) {                                                                        \
-    conv::Shape s = CONV_SHAPE_ARGUMENTS;                                                       \
+           conv::Shape s) {                                                                        \
     conv::compute<conv::FILTER, conv::Tile<conv::FILTER, __VA_ARGS__>>(                         \
         d_y + conv::y_group(s), x + conv::x_group(s), nullptr, d_w + conv::w_group(s), 4,       \
         split_k, stride_split, s);                                                              \
   }
-
-// Few channels: the tile is as wide as possible along the places.
-CONV_FORWARD_KERNEL(conv_forward_tf32_32x128, 4, 32, 128, 16, 32, 32, 4, 1)
-CONV_DATA_KERNEL(conv_data_tf32_32x128, 4, 32, 128, 16, 32, 32, 4, 1)
-CONV_FILTER_KERNEL(conv_filter_tf32_32x128, 4, 32, 128, 16, 32, 32, 4, 1)
-CONV_FORWARD_KERNEL(conv_forward_tf32_64x64, 3, 64, 64, 32, 32, 32, 3, 1)
-CONV_DATA_KERNEL(conv_data_tf32_64x64, 3, 64, 64, 32, 32, 32, 3, 1)
-CONV_FILTER_KERNEL(conv_filter_tf32_64x64, 3, 64, 64, 32, 32, 32, 3, 1)
-// Many channels: a warp has 64x64 sums, and shared memory is read least.
-CONV_FORWARD_KERNEL(conv_forward_tf32_128x128, 2, 128, 128, 16, 64, 64, 4, 1)
-CONV_DATA_KERNEL(conv_data_tf32_128x128, 2, 128, 128, 16, 64, 64, 4, 1)
-CONV_FILTER_KERNEL(conv_filter_tf32_128x128, 2, 128, 128, 16, 64, 64, 4, 1)
-
-CONV_FORWARD_KERNEL(conv_forward_f32_32x128, 3, 32, 128, 16, 32, 32, 4, 3)
-CONV_DATA_KERNEL(conv_data_f32_32x128, 3, 32, 128, 16, 32, 32, 4, 3)
-CONV_FILTER_KERNEL(conv_filter_f32_32x128, 3, 32, 128, 16, 32, 32, 4, 3)
-CONV_FORWARD_KERNEL(conv_forward_f32_64x64, 3, 64, 64, 32, 32, 32, 3, 3)
-CONV_DATA_KERNEL(conv_data_f32_64x64, 3, 64, 64, 32, 32, 32, 3, 3)
-CONV_FILTER_KERNEL(conv_filter_f32_64x64, 3, 64, 64, 32, 32, 32, 3, 3)
