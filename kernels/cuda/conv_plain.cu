@@ -23,10 +23,10 @@ struct Element {
   i64 b;
   int channel, at[3];
 };
-__device__ __forceinline__ Element element_of(i64 i, int channels, const int (&size)[3]) {
+__device__ __forceinline__ Element element_of(i64 i, int channels, const Size (&size)[3]) {
   Element e;
 #pragma unroll
-  for (int a = 2; a >= 0; a--) e.at[a] = (int)(i % size[a]), i /= size[a];
+  for (int a = 2; a >= 0; a--) e.at[a] = (int)(i % size[a].size), i /= size[a].size;
   e.channel = (int)(i % channels);
   e.b = i / channels;
   return e;
@@ -40,7 +40,7 @@ extern "C" __global__ void __launch_bounds__(256)
   if (i >= (i64)s.batch * s.groups * s.cout * s.outputs()) return;
   conv::Element e = conv::element_of(i, s.groups * s.cout, s.out);
   x += (e.b * s.groups + e.channel / s.cout) * s.cin * s.inputs();
-  w += (i64)e.channel * s.cin * s.taps();
+  w += (i64)e.channel * s.cin * s.kernel_size();
   float sum = 0;
   for (int c = 0; c < s.cin; c++)
     for (int t0 = 0; t0 < s.kernel[0]; t0++)
@@ -50,7 +50,7 @@ extern "C" __global__ void __launch_bounds__(256)
           int p2 = conv::input_place(s, 2, e.at[2], t2);
           if (conv::inside(s, 0, p0) && conv::inside(s, 1, p1) && conv::inside(s, 2, p2))
             sum += x[(i64)c * s.inputs() + conv::offset_of(s.in, p0, p1, p2)] *
-                   w[c * s.taps() + conv::offset_of(s.kernel, t0, t1, t2)];
+                   w[c * s.kernel_size() + conv::offset_of(s.kernel, t0, t1, t2)];
         }
   y[i] = sum + (bias ? bias[e.channel] : 0.f);
 }
@@ -62,7 +62,7 @@ extern "C" __global__ void __launch_bounds__(256)
   conv::Element e = conv::element_of(i, s.groups * s.cin, s.in);
   int group = e.channel / s.cin, c = e.channel % s.cin;
   d_y += (e.b * s.groups + group) * s.cout * s.outputs();
-  w += (i64)group * s.cout * s.cin * s.taps();
+  w += (i64)group * s.cout * s.cin * s.kernel_size();
   float sum = 0;
   for (int t0 = 0; t0 < s.kernel[0]; t0++)
     for (int t1 = 0; t1 < s.kernel[1]; t1++)
@@ -73,7 +73,7 @@ extern "C" __global__ void __launch_bounds__(256)
         i64 from = conv::offset_of(s.out, q0, q1, q2);
         int tap = conv::offset_of(s.kernel, t0, t1, t2);
         for (int o = 0; o < s.cout; o++)
-          sum += d_y[o * (i64)s.outputs() + from] * w[((i64)o * s.cin + c) * s.taps() + tap];
+          sum += d_y[o * (i64)s.outputs() + from] * w[((i64)o * s.cin + c) * s.kernel_size() + tap];
       }
   d_x[i] = sum + (bias ? bias[e.channel] : 0.f);
 }
@@ -82,7 +82,7 @@ extern "C" __global__ void __launch_bounds__(256)
 extern "C" __global__ void __launch_bounds__(256)
     conv_filter_plain(const float *x, const float *d_y, float *d_w, conv::Shape s) {
   i64 i = (i64)blockIdx.x * 8 + warp_id();
-  if (i >= (i64)s.groups * s.cout * s.cin * s.taps()) return;
+  if (i >= (i64)s.groups * s.cout * s.cin * s.kernel_size()) return;
   conv::Element e = conv::element_of(i, s.cin, s.kernel);
   int group = (int)(e.b / s.cout);
   float sum = 0;

@@ -21,7 +21,8 @@ template <int EXTENT, int BK, int STAGES, int THREADS, bool KMAJOR>
 struct Gather {
   static constexpr int FAST = KMAJOR ? BK : EXTENT, STEP = THREADS / FAST;
   static constexpr int COUNT = EXTENT * BK / THREADS;
-  static_assert(THREADS % FAST == 0 && COUNT % 4 == 0, "gather");
+  static constexpr int AT_ONCE = COUNT < 4 ? COUNT : 4;
+  static_assert(THREADS % FAST == 0 && COUNT % AT_ONCE == 0, "gather");
   const float *source;
   const int4 *fixed, *along;
   int3 limits;
@@ -33,14 +34,14 @@ struct Gather {
     const int4 *others = (KMAJOR ? fixed : here) + slow;
     const float *from = source + mine.x;
     stage += fast % 4 * 4;
-    // Four at a time: a copy that follows a load from shared memory costs three empty instructions.
+    // Some at a time: a copy that follows a load from shared memory costs three empty instructions.
 #pragma unroll
-    for (int j = 0; j < COUNT; j += 4) {
-      int4 other[4];
+    for (int j = 0; j < COUNT; j += AT_ONCE) {
+      int4 other[AT_ONCE];
 #pragma unroll
-      for (int e = 0; e < 4; e++) other[e] = load(others + (j + e) * STEP);
+      for (int e = 0; e < AT_ONCE; e++) other[e] = load(others + (j + e) * STEP);
 #pragma unroll
-      for (int e = 0; e < 4; e++) {
+      for (int e = 0; e < AT_ONCE; e++) {
         int at = slow + (j + e) * STEP;
         // Without && there are no branches. A copy of no bytes reads nothing, wherever it points.
         bool inside = ((u32)(mine.y + other[e].y) < (u32)limits.x) &
@@ -53,21 +54,21 @@ struct Gather {
   }
 };
 
-// Entries of places in k, a slot of the ring at a time.
-template <int MODE, int BK, int STAGES>
+// Entries of places in k, a slot of the ring at a time; warps take turns.
+template <int MODE, int BK, int STAGES, int WARPS>
 struct PrepareK {
   static constexpr bool ACTIVE = true;
-  Product<MODE> product;
+  const Product<MODE> &product;
   int4 *along_a, *along_b;
   int first, end;
 
   __device__ __forceinline__ void operator()(int kt) const {
-    if (threadIdx.x >= BK) return;
-    int k = first + kt * BK + threadIdx.x, slot = kt % STAGES * BK + threadIdx.x;
-    bool exists = k < end;
-    if (Product<MODE>::GATHERS_A)
-      along_a[slot] = exists ? product.k_a(k) : make_int4(0, OUTSIDE, 0, 0);
-    along_b[slot] = exists ? product.k_b(k) : make_int4(0, OUTSIDE, 0, 0);
+    int lane = threadIdx.x % 32, k = first + kt * BK + lane, slot = kt % STAGES * BK + lane;
+    if (threadIdx.x / 32 != kt % WARPS || lane >= BK) return;
+    int4 a = make_int4(0, OUTSIDE, 0, 0), b = a;
+    if (k < end) product.along(k, a, b);
+    if (Product<MODE>::GATHERS_A) along_a[slot] = a;
+    along_b[slot] = b;
   }
 };
 
@@ -107,7 +108,8 @@ __device__ __forceinline__ void compute(const float *a, const float *b, const fl
   }
 
   float acc[C::MT][C::NT][4] = {};
-  PrepareK<MODE, C::BK, C::STAGES> prepare{product, tables.along_a, tables.along_b, first, end};
+  PrepareK<MODE, C::BK, C::STAGES, C::THREADS / 32> prepare{product, tables.along_a,
+                                                            tables.along_b, first, end};
   Gather<C::BN, C::BK, C::STAGES, C::THREADS, C::B_KMAJOR> load_b{b, tables.col_b, tables.along_b,
                                                                   product.limits_b()};
   int tiles = (end - first + C::BK - 1) / C::BK;
@@ -157,31 +159,31 @@ __device__ __forceinline__ i64 y_group(const Shape &s) {
   return (i64)blockIdx.y * s.cout * s.outputs();
 }
 __device__ __forceinline__ i64 w_group(const Shape &s) {
-  return (i64)blockIdx.y * s.cout * s.cin * s.taps();
+  return (i64)blockIdx.y * s.cout * s.cin * s.kernel_size();
 }
 
 }  // namespace conv
 
-#define CONV_FORWARD_KERNEL(name, threads, blocks, ...)                                                  \
-  extern "C" __global__ void __launch_bounds__(threads, blocks)                                     \
+#define CONV_FORWARD_KERNEL(name, threads, blocks, ...)                                         \
+  extern "C" __global__ void __launch_bounds__(threads, blocks)                                 \
       name(const float *x, const float *w, const float *bias, float *y, int alignment,          \
-           int split_k, i64 stride_split, conv::Shape s) {                                         \
+           int split_k, i64 stride_split, conv::Shape s) {                                      \
     conv::compute<conv::FORWARD, conv::Tile<conv::FORWARD, __VA_ARGS__>>(                       \
-        w + conv::w_group(s), x + conv::x_group(s), bias ? bias + blockIdx.y * s.cout : nullptr,  \
+        w + conv::w_group(s), x + conv::x_group(s), bias ? bias + blockIdx.y * s.cout : nullptr, \
         y + conv::y_group(s), alignment, split_k, stride_split, s);                             \
   }
-#define CONV_DATA_KERNEL(name, threads, blocks, ...)                                                     \
-  extern "C" __global__ void __launch_bounds__(threads, blocks)                                     \
+#define CONV_DATA_KERNEL(name, threads, blocks, ...)                                            \
+  extern "C" __global__ void __launch_bounds__(threads, blocks)                                 \
       name(const float *d_y, const float *w, const float *bias, float *d_x, int split_k,        \
-           i64 stride_split, conv::Shape s) {                                                      \
+           i64 stride_split, conv::Shape s) {                                                   \
     conv::compute<conv::DATA, conv::Tile<conv::DATA, __VA_ARGS__>>(                             \
         w + conv::w_group(s), d_y + conv::y_group(s), bias ? bias + blockIdx.y * s.cin : nullptr, \
         d_x + conv::x_group(s), 4, split_k, stride_split, s);                                   \
   }
-#define CONV_FILTER_KERNEL(name, threads, blocks, ...)                                                   \
-  extern "C" __global__ void __launch_bounds__(threads, blocks)                                     \
+#define CONV_FILTER_KERNEL(name, threads, blocks, ...)                                          \
+  extern "C" __global__ void __launch_bounds__(threads, blocks)                                 \
       name(const float *x, const float *d_y, float *d_w, int split_k, i64 stride_split,         \
-           conv::Shape s) {                                                                        \
+           conv::Shape s) {                                                                     \
     conv::compute<conv::FILTER, conv::Tile<conv::FILTER, __VA_ARGS__>>(                         \
         d_y + conv::y_group(s), x + conv::x_group(s), nullptr, d_w + conv::w_group(s), 4,       \
         split_k, stride_split, s);                                                              \

@@ -24,7 +24,8 @@ struct Config {
   // Steps of 32 bytes of k.
   static constexpr int STEPS = BK * sizeof(T) / 32;
   static constexpr int MT = WM / 16, NT = WN / 8;
-  static_assert(WM % 32 == 0 && WN % 32 == 0 && STEPS >= 2 && STEPS % 2 == 0, "tile");
+  static_assert((WM == 16 || WM % 32 == 0) && (WN == 16 || WN % 32 == 0), "tile");
+  static_assert(STEPS >= 2 && STEPS % 2 == 0, "steps");
 };
 
 // Where 16-byte chunk `chunk` of shared row `row` lies: eight rows that ldmatrix reads at once must
