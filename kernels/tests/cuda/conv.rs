@@ -140,8 +140,8 @@ fn product_error(factors: Factors) -> f64 {
 
 /// Largest error of forward, data gradient, filter gradient and bias gradient, computed as `plan` says.
 ///
-/// A sum of `terms` products of size `s` together errs by the error of a product and by half an ulp for
-/// each term, of partial sums that are at most `s`.
+/// A sum of `terms` products of size `s` together errs by the error of a product and by an ulp for each
+/// term (tensor cores cut where others round), of partial sums that are at most `s`.
 fn share(gpu: &dyn Gpu, s: &ConvShape, plan: Plan) -> f64 {
     let n = Numbers::new(s);
     let up = |x: &[f32]| DeviceBuffer::from_slice(gpu, x).unwrap();
@@ -195,7 +195,7 @@ fn share(gpu: &dyn Gpu, s: &ConvShape, plan: Plan) -> f64 {
     ];
     let mut largest = 0.0;
     for (what, want, size, got, terms) in cases {
-        let error = product_error(plan.factors) + (terms + 2) as f64 * U;
+        let error = product_error(plan.factors) + 2.0 * (terms + 2) as f64 * U;
         let what = format!("{what} of {s:?}, {:?} {:?}", plan.factors, plan.tile);
         largest = f64::max(largest, worst(&what, &want, &got, |i| error * size[i]));
     }

@@ -175,8 +175,9 @@ fn share(
                     sum += term;
                     size += term.abs();
                 }
-                // Every partial sum is rounded once, and each is at most `size`.
-                let mut error = size * (case.product + (k + 2) as f64 * U);
+                // Tensor cores cut where others round: a whole ulp of a partial sum, which is at most
+                // `size`, for every term.
+                let mut error = size * (case.product + 2.0 * (k + 2) as f64 * U);
                 for extra in
                     [accumulate.then(|| c.at(z, i, j)), with_bias.then(|| f64::from(bias[j]))]
                         .into_iter()

@@ -119,6 +119,13 @@ pub struct Plan {
     pub splits: usize,
 }
 
+impl Plan {
+    /// Whether these factors can be multiplied so.
+    pub fn takes(&self, a: &Matrix, b: &Matrix, batch: Batch) -> bool {
+        self.tile.is_none_or(|tile| tile.kernel(a, b, batch).is_some())
+    }
+}
+
 /// Picks a way to compute a product.
 pub fn choose(
     gpu: &dyn Gpu,
