@@ -1,5 +1,6 @@
 // Convolution by its definition, one sum per thread or warp: any sizes, strides and dilations, sums
-// in f32. And what stands beside the tiled kernels: the sum of split parts, the gradient of the bias.
+// in f32. And what stands beside the tiled kernels: the sum of split parts, the gradient of the
+// bias.
 #include "common/reduce.cuh"
 #include "conv_shape.cuh"
 
@@ -56,7 +57,8 @@ extern "C" __global__ void __launch_bounds__(256)
 }
 
 extern "C" __global__ void __launch_bounds__(256)
-    conv_data_plain(const float *d_y, const float *w, const float *bias, float *d_x, conv::Shape s) {
+    conv_data_plain(const float *d_y, const float *w, const float *bias, float *d_x,
+                    conv::Shape s) {
   i64 i = (i64)blockIdx.x * 256 + threadIdx.x;
   if (i >= (i64)s.batch * s.groups * s.cin * s.inputs()) return;
   conv::Element e = conv::element_of(i, s.groups * s.cin, s.in);
@@ -116,8 +118,9 @@ extern "C" __global__ void __launch_bounds__(256)
   out[i] = sum + (bias ? bias[i / places % channels] : 0.f);
 }
 
-// Sums d_y `[batch, channels, places]` over samples and places: block (channel, part) a share of the
-// samples. With one part `d_bias` is the result; else parts lie `channels` apart for `conv_finish`.
+// Sums d_y `[batch, channels, places]` over samples and places: block (channel, part) a share of
+// the samples. With one part `d_bias` is the result; else parts lie `channels` apart for
+// `conv_finish`.
 extern "C" __global__ void __launch_bounds__(256)
     conv_bias_backward(const float *d_y, float *d_bias, int batch, int channels, int places) {
   DYN_SMEM(float, scratch);

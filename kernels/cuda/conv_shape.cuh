@@ -2,17 +2,20 @@
 //
 // Every element of such a matrix lies at a sum of two offsets, one from its row and one from its
 // column, and exists if the sums of two coordinates lie inside three limits (inside the image, or
-// inside the kernel). So a row, a column or a place in k is an `int4`: an offset and a coordinate on
-// each of three axes.
+// inside the kernel). So a row, a column or a place in k is an `int4`: an offset and a coordinate
+// on each of three axes.
 //
-//   forward  y[o][b, q]     = sum over (i, t)  w[o][i, t] * x[i, t][b, q]        image: stride q + dilation t - padding
+//   forward  y[o][b, q]      = sum over (i, t)  w[o][i, t] * x[i, t][b, q]
 //   data     d_x[i, r][b, j] = sum over (o, u)  w[i, r][o, u] * d_y[o, u][b, j]
 //   filter   d_w[o][i, t]    = sum over (b, q)  d_y[o][b, q] * x[b, q][i, t]
 //
-// The gradient of the data is the transposed convolution. Its input places are cut by their remainder
-// r: place = stride j + r - padding meets the taps r + stride u, and these the output places j - u,
-// whatever r is. All remainders of a place j therefore share what they read: r belongs to the rows. A
-// dilation needs stride 1 on its axis here (`conv_data_plain` has no such limit).
+// Tap t of output place q is input place stride q + dilation t - padding.
+//
+// The gradient of the data is the transposed convolution. Its input places are cut by their
+// remainder r: place = stride j + r - padding meets the taps r + stride u, and these the output
+// places j - u, whatever r is. All remainders of a place j therefore share what they read: r
+// belongs to the rows. A dilation needs stride 1 on its axis here (`conv_data_plain` has no such
+// limit).
 //
 // The second derivative needs no more: each sum is linear in both of its factors, and the gradients
 // of each are the other two sums.
@@ -26,8 +29,8 @@ enum Mode { FORWARD, DATA, FILTER };
 // A coordinate outside of any limit, whatever is added to it once.
 constexpr int OUTSIDE = 1 << 29;
 
-// Divides numbers below 2^31 by a multiplication: magic = ceil(2^shift / size), and shift is 31 plus
-// the bits of size - 1, so that n * magic / 2^shift is less than n / size + 1 / size.
+// Divides numbers below 2^31 by a multiplication: magic = ceil(2^shift / size), and shift is 31
+// plus the bits of size - 1, so that n * magic / 2^shift is less than n / size + 1 / size.
 struct Size {
   u32 size, magic, shift;
 
@@ -40,9 +43,9 @@ struct Size {
   }
 };
 
-// A convolution; `cin` and `cout` are channels of a group, all else per axis. Of the data's gradient:
-// `taps` that one remainder meets (kernel / stride, rounded up), the `first` place j and the number of
-// `places` (of input place p, j = (p + padding) / stride).
+// A convolution; `cin` and `cout` are channels of a group, all else per axis. Of the data's
+// gradient: `taps` that one remainder meets (kernel / stride, rounded up), the `first` place j and
+// the number of `places` (of input place p, j = (p + padding) / stride).
 struct Shape {
   int batch, groups, cin, cout;
   Size in[3], out[3], kernel[3], stride[3], taps[3], places[3];

@@ -3,8 +3,8 @@
 //
 // The ladder: `conv_*_plain` computes one sum per thread. The tiles below are matrix products on
 // tensor cores whose operands are gathered, never unrolled in memory: tables in shared memory hold
-// what a row, a column and a place in k add to an address, 4-byte cp.async with zeros outside of the
-// image bring the elements, and the main loop is that of the matrix product. f32 in and out;
+// what a row, a column and a place in k add to an address, 4-byte cp.async with zeros outside of
+// the image bring the elements, and the main loop is that of the matrix product. f32 in and out;
 // `tf32` rounds factors to 10 bits behind the point, `f32` keeps about 21 by three products.
 //
 // blockIdx.x walks through tiles (rows first), y through groups, z through pieces of the sum

@@ -4,8 +4,8 @@
 
 namespace simt {
 
-// The definition: 16x16 results per block, a thread for each, tiles of A and B in shared memory. Any
-// strides, any sizes.
+// The definition: 16x16 results per block, a thread for each, tiles of A and B in shared memory.
+// Any strides, any sizes.
 template <class T>
 __device__ __forceinline__ void plain(const T *a, const T *b, void *c, const float *bias,
                                       const void *residual, int m, int n, int k, i64 a_row,
@@ -35,12 +35,12 @@ __device__ __forceinline__ void plain(const T *a, const T *b, void *c, const flo
   if (row < m && col < n) epilogue.finish({{sum, 0, 0, 0}, 1}, row, col, false, false);
 }
 
-// A block of 128 threads has 128x64 results: three such blocks leave 168 registers to a thread, which
-// 64 sums, fragments and addresses need.
+// A block of 128 threads has 128x64 results: three such blocks leave 168 registers to a thread,
+// which 64 sums, fragments and addresses need.
 constexpr int THREADS = 128, DEPTH = 8, STAGES = 3;
 
-// Copies EXTENT by 8 of one operand. In shared memory k goes down whichever way it lies outside, since
-// threads read along rows of A and columns of B.
+// Copies EXTENT by 8 of one operand. In shared memory k goes down whichever way it lies outside,
+// since threads read along rows of A and columns of B.
 template <int EXTENT, bool KMAJOR>
 struct Side {
   static constexpr int LINE = EXTENT + 4, FLOATS = DEPTH * LINE;
@@ -136,7 +136,8 @@ __device__ __forceinline__ void product(const float *a, const float *b, void *c,
       float y[8] = {q0.x, q0.y, q0.z, q0.w, q1.x, q1.y, q1.z, q1.w};
 #pragma unroll
       for (int part = 0; part < 2; part++) {
-        float4 p = load(reinterpret_cast<const float4 *>(lines_a + e * SideA::LINE + at_a + part * 16));
+        const float *from = lines_a + e * SideA::LINE + at_a + part * 16;
+        float4 p = load(reinterpret_cast<const float4 *>(from));
         float x[4] = {p.x, p.y, p.z, p.w};
 #pragma unroll
         for (int i = 0; i < 4; i++)
@@ -198,7 +199,8 @@ SIMT_KERNEL(gemm_f32_128x64x8_nt, false, true)
 SIMT_KERNEL(gemm_f32_128x64x8_tn, true, false)
 SIMT_KERNEL(gemm_f32_128x64x8_tt, true, true)
 
-// Adds the sums of all pieces of k, in order, and finishes them. A thread has four neighbours in a row.
+// Adds the sums of all pieces of k, in order, and finishes them. A thread has four neighbours in a
+// row.
 extern "C" __global__ void __launch_bounds__(256)
     gemm_split_finish(const float *sums, void *c, const float *bias, const void *residual, int m,
                       int n, i64 ldc, i64 ld_residual, i64 stride_c, i64 stride_residual,

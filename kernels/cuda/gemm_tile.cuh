@@ -2,14 +2,14 @@
 //
 // The ladder: `gemm_*_plain` (gemm_simt.cu) is the definition with tiles in shared memory;
 // `gemm_f32_128x64x8` there keeps 8x8 sums in registers; the kernels made from this file multiply
-// 16x8x16 pieces in one instruction, copy ahead by cp.async through three or four stages, and permute
-// shared memory so that no two rows of a fragment meet in one bank. The names tell tile and layout:
-// `n` as the product reads it, `t` transposed, so that `nt` is X W^T, a linear layer.
+// 16x8x16 pieces in one instruction, copy ahead by cp.async through three or four stages, and
+// permute shared memory so that no two rows of a fragment meet in one bank. The names tell tile and
+// layout: `n` as the product reads it, `t` transposed, so that `nt` is X W^T, a linear layer.
 //
 // Layouts are stored row-major: A is [m, k] (`n`) or [k, m] (`t`), B is [k, n] or [n, k]. `lda` and
 // their like are elements from row to row. blockIdx.x walks through tiles, y through a batch of
-// products, z through pieces of k (`split_k` each, a multiple of the tile's), whose sums go to places
-// `stride_split` apart and are added by `gemm_split_finish` in order.
+// products, z through pieces of k (`split_k` each, a multiple of the tile's), whose sums go to
+// places `stride_split` apart and are added by `gemm_split_finish` in order.
 #pragma once
 #include "finish.cuh"
 #include "operand.cuh"

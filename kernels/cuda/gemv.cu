@@ -1,4 +1,5 @@
-// Products of one to eight rows with a weight matrix: C = activation(X W^T (+ C) + bias) + residual.
+// Products of one to eight rows with a weight matrix: C = activation(X W^T (+ C) + bias) +
+// residual.
 //
 // What a generated token costs is the reading of the weights, once. A warp has RxM results: R rows
 // of W, all M of X. Its lanes stride along k by 16 bytes of W, so that 2 to 4 loads of 16 bytes per

@@ -37,8 +37,8 @@ __device__ __forceinline__ int swizzle(int row, int chunk) {
   return chunk ^ ((row >> 1) & 3);
 }
 
-// Reads fragments of one operand. `ROWS` is its extent in the tile, `FRAGMENTS` the number of 16-row
-// fragments of a warp; a B fragment of 16 columns is a pair for two products.
+// Reads fragments of one operand. `ROWS` is its extent in the tile, `FRAGMENTS` the number of
+// 16-row fragments of a warp; a B fragment of 16 columns is a pair for two products.
 template <class T, int ROWS, int BK, bool KMAJOR, bool IS_A, int FRAGMENTS>
 struct Fragments {
   static constexpr int ROW_BYTES = (KMAJOR ? BK : ROWS) * sizeof(T);
@@ -69,8 +69,8 @@ struct Fragments {
         shared_ldmatrix_x4(out[i], base + ((lane_offset ^ (step * 32)) + i * 16 * ROW_BYTES));
       } else if (sizeof(T) == 2) {
         // The rows of four fragments lie within one 128-byte line, whose chunks are permuted.
-        shared_ldmatrix_x4_trans(
-            out[i], base + ((lane_offset ^ ((i & 3) * 32)) + (i >> 2) * 128 + step * 16 * ROW_BYTES));
+        int at = (lane_offset ^ ((i & 3) * 32)) + (i >> 2) * 128;
+        shared_ldmatrix_x4_trans(out[i], base + (at + step * 16 * ROW_BYTES));
       } else {
 #pragma unroll
         for (int r = 0; r < 4; r++) {
@@ -146,9 +146,9 @@ struct NothingToPrepare {
   __device__ __forceinline__ void operator()(int) const {}
 };
 
-// Sums the tile over `tiles` pieces of k. `load_a.fill(stage, kt)` and `load_b.fill(stage, kt)` write
-// piece kt by cp.async, for kt = 0, 1, 2..; `prepare(kt)` writes what they need into slot kt % STAGES
-// of a table, at least one barrier ahead of them.
+// Sums the tile over `tiles` pieces of k. `load_a.fill(stage, kt)` and `load_b.fill(stage, kt)`
+// write piece kt by cp.async, for kt = 0, 1, 2..; `prepare(kt)` writes what they need into slot kt
+// % STAGES of a table, at least one barrier ahead of them.
 template <class C, class LoadA, class LoadB, class Prepare>
 __device__ __forceinline__ void sum_tiles(LoadA &load_a, LoadB &load_b, const Prepare &prepare,
                                           SharedAddr smem, int tiles,

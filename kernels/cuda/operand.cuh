@@ -56,7 +56,8 @@ struct Operand {
     source = matrix + row * stride + along;
     offset = row * CHUNKS * 16 + swizzle<T, CHUNKS, KMAJOR>(row, chunk) * 16;
     per_tile = KMAJOR ? BK : BK * stride;
-    // Along the chunk, the other extent bounds a whole column of chunks, rows are bounded one by one.
+    // Along the chunk, the other extent bounds a whole column of chunks, rows are bounded one by
+    // one.
     down_left = KMAJOR ? clamp(left - row, EXTENT) : row;
     along_left = KMAJOR ? 0 : clamp(left - along, E);
   }

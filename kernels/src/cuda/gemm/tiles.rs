@@ -141,6 +141,7 @@ pub fn choose(
     let factors = if a.element == Element::Bf16 { Factors::Exact } else { factors };
     let takes = |tile: &&'static Tile| {
         (tile.factors == factors || tile.factors == Factors::Exact)
+            && tile.shared() <= gpu.properties().shared_bytes
             && tile.kernel(a, b, batch).is_some()
     };
     let blocks = |tile: &Tile| m.div_ceil(tile.m) * n.div_ceil(tile.n) * batch.count;
