@@ -8,7 +8,7 @@
 // w_hh     [G * hidden, hidden], as PyTorch has it; bf16 or f32
 // deltas   [steps, batch, G, pitch], bf16 or f32, 0xff on entry: on return what goes back through w_hh
 //          (d_rec of a GRU, else the gradient of the sums)
-// first    [batch, hidden]: c0 of an LSTM, h0 of a GRU
+// first    [batch, hidden]: c0 of an LSTM, h0 of a GRU; null is zero
 // states   [steps, batch, hidden]: c of an LSTM, else h
 // h_n      [steps, batch, hidden]: of a GRU, from the forward
 // d_h      [steps, batch, hidden]: the gradient that reaches each output; not of an RNN
@@ -63,8 +63,8 @@ __device__ __forceinline__ void sequence_backward(
 #pragma unroll
         for (int g = 0; g < G; g++) y[g] = mine[g * hidden];
         if (CELL != Cell::GRU) now = states[at];
-        if (CELL == Cell::LSTM || CELL == Cell::GRU) {
-          past = step == 0 ? first[at_first] : states[at_earlier];
+        if (CELL != Cell::RNN) {
+          past = step > 0 ? states[at_earlier] : first ? first[at_first] : 0.f;
           d_out = d_h[at];
         }
         if (CELL == Cell::GRU) of_n = h_n[at];

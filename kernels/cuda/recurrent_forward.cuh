@@ -8,7 +8,7 @@
 // b_hh     [G * hidden], of a GRU
 // states   [steps + 1, batch, pitch], bf16 or f32: h0 in its place (the first, or the last of a
 //          sequence that is read from its end), 0xff elsewhere on entry; all states on return
-// first    [batch, hidden]: c0 of an LSTM, h0 of a GRU
+// first    [batch, hidden]: c0 of an LSTM, h0 of a GRU; null is zero
 // h        [steps, batch, hidden], written; may be null
 // kept     [steps, batch, hidden], written: c of an LSTM, W_hn h + b_hn of a GRU; may be null
 // counters [1 + groups * passes * slices]: the status, then counters, zero on entry
@@ -44,7 +44,7 @@ __device__ __forceinline__ void sequence_forward(
     for (int g = 0; g < 3; g++) bias[g] = b_hh[g * hidden + unit];
   for (int pass = 0; pass < passes; pass++) {
     int row = (group * passes + pass) * SEQ_ROWS + place.row;
-    bool inside = (CELL == Cell::LSTM || CELL == Cell::GRU) && unit < hidden && row < batch;
+    bool inside = CELL != Cell::RNN && first && unit < hidden && row < batch;
     carried[pass * SEQ_THREADS + threadIdx.x] = inside ? first[(i64)row * hidden + unit] : 0.f;
   }
   __syncthreads();

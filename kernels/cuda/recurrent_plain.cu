@@ -8,8 +8,10 @@
 // Makes the exchange of a persistent kernel ready: `filler` is filled with 0xff, `slot` [batch, pitch]
 // takes h0 [batch, hidden] (zero if null) if it is there, `counters` become zero.
 template <class T>
-__device__ __forceinline__ void prepare(uint4 *filler, i64 pieces, T *slot, const float *h0, int batch,
-                                        int hidden, int pitch, u32 *counters, int counts) {
+__device__ __forceinline__ void prepare_exchange(uint4 *filler, i64 pieces, T *slot,
+                                                 const float *h0, int batch,
+                                                 int hidden, int pitch, u32 *counters,
+                                                 int counts) {
   i64 first = (i64)blockIdx.x * blockDim.x + threadIdx.x, all = (i64)gridDim.x * blockDim.x;
   for (i64 i = first; i < pieces; i += all) filler[i] = make_uint4(~0u, ~0u, ~0u, ~0u);
   if (slot)
@@ -24,15 +26,33 @@ __device__ __forceinline__ void prepare(uint4 *filler, i64 pieces, T *slot, cons
 extern "C" __global__ void recurrent_prepare_bf16(uint4 *filler, i64 pieces, bf16 *slot,
                                                   const float *h0, int batch, int hidden, int pitch,
                                                   u32 *counters, int counts) {
-  prepare(filler, pieces, slot, h0, batch, hidden, pitch, counters, counts);
+  prepare_exchange(filler, pieces, slot, h0, batch, hidden, pitch, counters, counts);
 }
 extern "C" __global__ void recurrent_prepare_f32(uint4 *filler, i64 pieces, float *slot,
                                                  const float *h0, int batch, int hidden, int pitch,
                                                  u32 *counters, int counts) {
-  prepare(filler, pieces, slot, h0, batch, hidden, pitch, counters, counts);
+  prepare_exchange(filler, pieces, slot, h0, batch, hidden, pitch, counters, counts);
 }
 
-// c [m, n] (+)= a [m, k] w (+ bias): w is [n, k], or [k, n] if TURNED. 256 threads, a tile of 16 x 64.
+// Rows of `width` floats to rows of `pitch` elements, zero behind: what a persistent kernel would have
+// left in its exchange.
+template <class T>
+__device__ __forceinline__ void pack_rows(const float *x, T *y, i64 rows, int width, int pitch) {
+  i64 all = (i64)gridDim.x * blockDim.x;
+  for (i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x; i < rows * pitch; i += all)
+    y[i] = from_float<T>(i % pitch < width ? x[i / pitch * width + i % pitch] : 0.f);
+}
+extern "C" __global__ void recurrent_pack_bf16_plain(const float *x, bf16 *y, i64 rows, int width,
+                                                     int pitch) {
+  pack_rows(x, y, rows, width, pitch);
+}
+extern "C" __global__ void recurrent_pack_f32_plain(const float *x, float *y, i64 rows, int width,
+                                                    int pitch) {
+  pack_rows(x, y, rows, width, pitch);
+}
+
+// c [m, n] (+)= a [m, k] w (+ bias): w is [n, k], or [k, n] if TURNED; `a` is rounded to the numbers of
+// `w`. 256 threads, a tile of 16 x 64.
 template <class T, bool TURNED>
 __device__ __forceinline__ void product_plain(const float *a, const T *w, const float *bias, float *c,
                                               int m, int n, int k, int add) {
@@ -45,7 +65,8 @@ __device__ __forceinline__ void product_plain(const float *a, const T *w, const 
   for (int k0 = 0; k0 < k; k0 += DEPTH) {
     for (int i = threadIdx.x; i < ROWS * DEPTH; i += 256) {
       int r = row0 + i / DEPTH, at = k0 + i % DEPTH;
-      a_tile[i % DEPTH * (ROWS + 1) + i / DEPTH] = r < m && at < k ? a[(i64)r * k + at] : 0.f;
+      a_tile[i % DEPTH * (ROWS + 1) + i / DEPTH] =
+          r < m && at < k ? to_float(from_float<T>(a[(i64)r * k + at])) : 0.f;
     }
     for (int i = threadIdx.x; i < COLUMNS * DEPTH; i += 256) {
       int j = TURNED ? i % COLUMNS : i / DEPTH, p = TURNED ? i / COLUMNS : i % DEPTH;
