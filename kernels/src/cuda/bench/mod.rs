@@ -11,6 +11,7 @@ pub mod gemm;
 pub mod map;
 pub mod norm;
 pub mod optim;
+pub mod peak;
 pub mod random;
 pub mod recurrent;
 pub mod rows;
@@ -25,6 +26,7 @@ pub type Family = (&'static str, fn(&mut Bench) -> Result<(), Error>);
 /// Every family that has cases.
 pub const FAMILIES: &[Family] = &[
     ("copy", copy::cases),
+    ("peak", peak::cases),
     ("gemm", gemm::cases),
     ("attention", attention::cases),
     ("recurrent", recurrent::cases),
@@ -63,6 +65,8 @@ pub struct Bench<'a> {
     pub gpu: &'a dyn Gpu,
     /// Only cases whose name has this in it are run.
     pub filter: String,
+    /// Whether sizes are to be tiny: the cases are tried on the emulator, not timed.
+    pub small: bool,
     /// Longest time for the rounds of one case.
     pub budget: Duration,
     /// Called with every record as it comes.
@@ -94,6 +98,9 @@ impl<'a> Bench<'a> {
     ) -> Result<(), Error> {
         if !self.wants(case) {
             return Ok(());
+        }
+        if self.small {
+            return work();
         }
         // The first run loads the module and raises limits, the second tells how many fit a round.
         work()?;
