@@ -46,38 +46,82 @@ __device__ __forceinline__ void sequence_backward(
 
   bool turned = flags & BACKWARDS_IN_TIME;
   i64 step_deltas = (i64)batch * G * pitch;
+  auto time_of = [&](int step) { return turned ? steps - 1 - step : step; };
+  auto row_of = [&](int pass) { return (group * passes + pass) * SEQ_ROWS + place.row; };
+  auto gates_at = [&](int t, int row) { return gates + ((i64)t * batch + row) * G * hidden + unit; };
+  auto is_mine = [&](int g) { return g % PARTS == place.part; };
+
+  auto ask_for = [&](int step) {
+    int t = time_of(step);
+    for (int pass = 0; step >= 0 && pass < passes; pass++) {
+      int row = row_of(pass);
+      if (row >= batch || unit >= pitch) break;
+      i64 at = ((i64)t * batch + row) * hidden + unit;
+#pragma unroll
+      for (int g = 0; g < G; g++) {
+        if (!is_mine(g)) continue;
+        if (unit < hidden) prefetch_l2(gates_at(t, row) + g * hidden);
+        if (place.unit % 16 == 0)
+          prefetch_l2(deltas + t * step_deltas + ((i64)row * G + g) * pitch + unit);
+      }
+      if (unit >= hidden) break;
+      if (place.part == 0) prefetch_l2(states + at);
+      if (CELL != Cell::RNN && place.part == PARTS - 1) prefetch_l2(d_h + at);
+      if (CELL == Cell::LSTM && d_c && place.part == 0) prefetch_l2(d_c + at);
+      if (CELL == Cell::GRU && place.part == 0) prefetch_l2(h_n + at);
+    }
+  };
+  // What the pointwise part needs. It is loaded while the step before is computed, not while gradients
+  // are awaited: loads come back in the order in which they were issued.
+  struct Inputs {
+    float y[G], now, past, of_n, d_out, d_cell;
+  } next;
+  auto load_inputs = [&](int step, int pass) {
+    int row = row_of(pass), t = time_of(step);
+    i64 at = ((i64)t * batch + row) * hidden + unit;
+    i64 at_earlier = at + (turned ? 1 : -1) * (i64)batch * hidden;
+    const float *from = gates_at(t, row);
+    bool inside = step >= 0 && unit < hidden && row < batch;
+#pragma unroll
+    for (int g = 0; g < G; g++) next.y[g] = inside ? from[g * hidden] : 0.f;
+    next.now = next.past = next.of_n = next.d_out = next.d_cell = 0.f;
+    if (!inside) return;
+    if (CELL != Cell::GRU) next.now = states[at];
+    if (CELL != Cell::RNN) {
+      next.past =
+          step > 0 ? states[at_earlier] : first ? first[(i64)row * hidden + unit] : 0.f;
+      next.d_out = d_h[at];
+    }
+    if (CELL == Cell::GRU) next.of_n = h_n[at];
+    if (CELL == Cell::LSTM && d_c) next.d_cell = d_c[at];
+  };
+  for (int step = 0; step < AHEAD; step++) ask_for(steps - 1 - step);
+  load_inputs(steps - 1, 0);
+  // Passes of the last group may lie beyond the batch.
+  int full_passes = min(passes, (batch - group * passes * SEQ_ROWS + SEQ_ROWS - 1) / SEQ_ROWS);
   int buffer = 0;
   for (int step = steps - 1; step >= -1; step--) {
-    int t = turned ? steps - 1 - step : step;
-    int later = turned ? t - 1 : t + 1, earlier = turned ? t + 1 : t - 1;
-    for (int pass = 0; pass < passes; pass++) {
-      int base = (group * passes + pass) * SEQ_ROWS, row = base + place.row;
-      if (base >= batch) break;
+    int t = time_of(step), later = turned ? t - 1 : t + 1;
+    for (int pass = 0; pass < full_passes; pass++) {
+      int row = row_of(pass), base = row - place.row;
       bool inside = unit < hidden && row < batch;
-      i64 at = ((i64)t * batch + row) * hidden + unit, at_first = (i64)row * hidden + unit;
-      i64 at_earlier = ((i64)earlier * batch + row) * hidden + unit;
-      float *mine = gates + ((i64)t * batch + row) * G * hidden + unit;
-      // What the pointwise part needs, under way while the gradients are awaited.
-      float y[G] = {}, now = 0.f, past = 0.f, of_n = 0.f, d_out = 0.f, d_cell = 0.f;
-      if (inside && step >= 0) {
-#pragma unroll
-        for (int g = 0; g < G; g++) y[g] = mine[g * hidden];
-        if (CELL != Cell::GRU) now = states[at];
-        if (CELL != Cell::RNN) {
-          past = step > 0 ? states[at_earlier] : first ? first[at_first] : 0.f;
-          d_out = d_h[at];
-        }
-        if (CELL == Cell::GRU) of_n = h_n[at];
-        if (CELL == Cell::LSTM && d_c) d_cell = d_c[at];
-      }
+      i64 at_first = (i64)row * hidden + unit;
+      float *mine = gates_at(t, row);
+      Inputs in = next;
       float sum[1] = {};
+      float *sums_at = partial + buffer * Partial<M>::FLOATS;
       if (step < steps - 1) {
         if (flags & BY_COUNTER)
           await_counters(counters + (group * passes + pass) * slices, slices,
                          (steps - 1 - step) * SEQ_WARPS, patience);
-        float *sums_at = partial + buffer * Partial<M>::FLOATS;
         product.run(deltas + later * step_deltas + (i64)base * G * pitch, (i64)G * pitch,
-                    batch - base, sums_at, stages, patience);
+                    batch - base, sums_at, stages, flags & PROBE, patience);
+      }
+      bool last = pass + 1 == full_passes;
+      load_inputs(step - last, last ? 0 : pass + 1);
+      if (pass == 0) ask_for(step - AHEAD);
+      if (step < steps - 1) {
+        // One barrier: the other buffer is written only by those who are past it.
         __syncthreads();
         buffer ^= 1;
         place.template collect<M, 1>(sums_at, sum);
@@ -94,23 +138,23 @@ __device__ __forceinline__ void sequence_backward(
       float d[G];
       float d_new = 0.f;
       if constexpr (CELL == Cell::LSTM) {
-        float tanh_c = tanh_by_exp(now), dh = d_out + sum[0];
-        float dc = carry + d_cell + dh * y[3] * (1.f - tanh_c * tanh_c);
-        d[0] = dc * y[2] * y[0] * (1.f - y[0]);
-        d[1] = dc * past * y[1] * (1.f - y[1]);
-        d[2] = dc * y[0] * (1.f - y[2] * y[2]);
-        d[3] = dh * tanh_c * y[3] * (1.f - y[3]);
-        carry = dc * y[1];
+        float tanh_c = tanh_by_exp(in.now), dh = in.d_out + sum[0];
+        float dc = carry + in.d_cell + dh * in.y[3] * (1.f - tanh_c * tanh_c);
+        d[0] = dc * in.y[2] * in.y[0] * (1.f - in.y[0]);
+        d[1] = dc * in.past * in.y[1] * (1.f - in.y[1]);
+        d[2] = dc * in.y[0] * (1.f - in.y[2] * in.y[2]);
+        d[3] = dh * tanh_c * in.y[3] * (1.f - in.y[3]);
+        carry = dc * in.y[1];
       } else if constexpr (CELL == Cell::GRU) {
-        float dh = d_out + sum[0];
-        d_new = dh * (1.f - y[1]) * (1.f - y[2] * y[2]);
-        d[0] = d_new * of_n * y[0] * (1.f - y[0]);
-        d[1] = dh * (past - y[2]) * y[1] * (1.f - y[1]);
-        d[2] = d_new * y[0];
-        carry = dh * y[1];
+        float dh = in.d_out + sum[0];
+        d_new = dh * (1.f - in.y[1]) * (1.f - in.y[2] * in.y[2]);
+        d[0] = d_new * in.of_n * in.y[0] * (1.f - in.y[0]);
+        d[1] = dh * (in.past - in.y[2]) * in.y[1] * (1.f - in.y[1]);
+        d[2] = d_new * in.y[0];
+        carry = dh * in.y[1];
       } else {
-        float dh = y[0] + sum[0];
-        d[0] = !(flags & RECTIFIER) ? dh * (1.f - now * now) : now > 0.f ? dh : 0.f;
+        float dh = in.y[0] + sum[0];
+        d[0] = !(flags & RECTIFIER) ? dh * (1.f - in.now * in.now) : in.now > 0.f ? dh : 0.f;
       }
       // Each part sends and stores some of the gates.
       typename Product::Element *to = deltas + t * step_deltas + (i64)row * G * pitch + unit;
@@ -132,7 +176,7 @@ __device__ __forceinline__ void sequence_backward(
       if (inside) {
 #pragma unroll
         for (int g = 0; g < G; g++)
-          if (g % PARTS == place.part) {
+          if (is_mine(g)) {
             if (CELL == Cell::GRU) d_rec[((i64)t * batch + row) * 3 * hidden + g * hidden + unit] = d[g];
             mine[g * hidden] = CELL == Cell::GRU && g == 2 ? d_new : d[g];
           }

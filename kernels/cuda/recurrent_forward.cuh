@@ -51,30 +51,64 @@ __device__ __forceinline__ void sequence_forward(
 
   bool turned = flags & BACKWARDS_IN_TIME;
   i64 step_states = (i64)batch * pitch;
+  auto time_of = [&](int step) { return turned ? steps - 1 - step : step; };
+  auto row_of = [&](int pass) { return (group * passes + pass) * SEQ_ROWS + place.row; };
+  auto gates_at = [&](int t, int row) { return gates + ((i64)t * batch + row) * G * hidden + unit; };
+  // Each part loads and stores some of the gates.
+  auto is_mine = [&](int g) { return g % PARTS == place.part; };
+
+  auto ask_for = [&](int step) {
+    int t = time_of(step);
+    for (int pass = 0; step < steps && pass < passes; pass++) {
+      int row = row_of(pass);
+      if (row >= batch) break;
+#pragma unroll
+      for (int g = 0; g < G; g++)
+        if (is_mine(g) && unit < hidden) prefetch_l2(gates_at(t, row) + g * hidden);
+      if (place.part == 0 && place.unit % 16 == 0 && unit < pitch)
+        prefetch_l2(states + (t + !turned) * step_states + (i64)row * pitch + unit);
+    }
+  };
+  // The input part. It is loaded while the step before is computed, not while states are awaited:
+  // loads come back in the order in which they were issued.
+  float next[G], next_n;
+  auto load_input = [&](int step, int pass) {
+    int row = row_of(pass);
+    bool inside = step < steps && unit < hidden && row < batch;
+    const float *from = gates_at(time_of(step), row);
+#pragma unroll
+    for (int g = 0; g < G; g++) {
+      next[g] = 0.f;
+      if (inside && is_mine(g) && !(CELL == Cell::GRU && g == 2)) next[g] = from[g * hidden];
+    }
+    next_n = CELL == Cell::GRU && inside ? from[2 * hidden] : 0.f;
+  };
+  for (int step = 0; step < AHEAD; step++) ask_for(step);
+  load_input(0, 0);
+  // Passes of the last group may lie beyond the batch.
+  int full_passes = min(passes, (batch - group * passes * SEQ_ROWS + SEQ_ROWS - 1) / SEQ_ROWS);
   int buffer = 0;
   for (int step = 0; step < steps; step++) {
-    int t = turned ? steps - 1 - step : step;
+    int t = time_of(step);
     const typename Product::Element *before = states + (t + turned) * step_states;
     typename Product::Element *after = states + (t + !turned) * step_states;
-    for (int pass = 0; pass < passes; pass++) {
-      int base = (group * passes + pass) * SEQ_ROWS, row = base + place.row;
-      if (base >= batch) break;
+    for (int pass = 0; pass < full_passes; pass++) {
+      int row = row_of(pass), base = row - place.row;
       bool inside = unit < hidden && row < batch;
       i64 at = ((i64)t * batch + row) * hidden + unit;
-      float *mine = gates + ((i64)t * batch + row) * G * hidden + unit;
-      // The input part, under way while the states are awaited. Each part brings some gates' of it.
-      float x[G] = {}, x_n = 0.f;
-      if (inside) {
+      float *mine = gates_at(t, row);
+      float x[G], x_n = next_n;
 #pragma unroll
-        for (int g = 0; g < G; g++)
-          if (g % PARTS == place.part && !(CELL == Cell::GRU && g == 2)) x[g] = mine[g * hidden];
-        if (CELL == Cell::GRU) x_n = mine[2 * hidden];
-      }
+      for (int g = 0; g < G; g++) x[g] = next[g];
       if (flags & BY_COUNTER)
         await_counters(counters + (group * passes + pass) * slices, slices, step * SEQ_WARPS,
                        patience);
       float *sums_at = partial + buffer * Partial<M>::FLOATS;
-      product.run(before + (i64)base * pitch, pitch, batch - base, sums_at, stages, patience);
+      product.run(before + (i64)base * pitch, pitch, batch - base, sums_at, stages, flags & PROBE,
+                  patience);
+      bool last = pass + 1 == full_passes;
+      load_input(step + last, last ? 0 : pass + 1);
+      if (pass == 0) ask_for(step + AHEAD);
       // One barrier: the other buffer is written only by those who are past it.
       __syncthreads();
       buffer ^= 1;
@@ -111,7 +145,7 @@ __device__ __forceinline__ void sequence_forward(
         if (!(flags & WITHOUT_GATES)) {
 #pragma unroll
           for (int g = 0; g < G; g++)
-            if (g % PARTS == place.part) mine[g * hidden] = x[g];
+            if (is_mine(g)) mine[g * hidden] = x[g];
         }
         if (h && place.part == 0) h[at] = out;
         if (kept && place.part == PARTS - 1) kept[at] = keep;

@@ -17,7 +17,7 @@ mod variant;
 
 pub use backward::{gru_backward, lstm_backward, rnn_backward};
 pub use forward::{gru_forward, lstm_forward, rnn_forward};
-pub use variant::{Variant, variants_backward, variants_forward};
+pub use variant::{Variant, Wait, variants_backward, variants_forward};
 
 use super::{Args, Error, Gpu, Launch};
 use crate::recurrent::{Nonlinearity, Sizes};
@@ -34,6 +34,7 @@ const BACKWARDS_IN_TIME: i32 = 1;
 const BY_COUNTER: i32 = 2;
 const WITHOUT_GATES: i32 = 4;
 const RECTIFIER: i32 = 8;
+const PROBE: i32 = 16;
 
 /// In which numbers states and gradients are multiplied by `w_hh`; sums and cells are f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

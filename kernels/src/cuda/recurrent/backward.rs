@@ -1,7 +1,7 @@
 //! Backwards of recurrent sequences.
 
 use super::variant::{Pass, Plan};
-use super::{BY_COUNTER, Sequence, Variant, plain, prepare};
+use super::{Sequence, Variant, plain, prepare};
 use crate::cuda::{Args, Error, Gpu};
 use crate::step::Cell;
 
@@ -160,7 +160,7 @@ fn run(gpu: &dyn Gpu, q: &Sequence, b: &Backward, variant: Option<Variant>) -> R
         return plain::backward(gpu, q, b);
     };
     prepare(gpu, q, (b.deltas, q.deltas_bytes()), None, None, b.workspace)?;
-    let flags = q.flags() + i32::from(plan.by_counter) * BY_COUNTER;
+    let flags = q.flags() + plan.flags();
     let args = Args::new()
         .span(b.gates, gates * all)
         .optional(b.d_rec, gates * all)

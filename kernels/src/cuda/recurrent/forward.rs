@@ -1,7 +1,7 @@
 //! Forwards of recurrent sequences.
 
 use super::variant::{Pass, Plan};
-use super::{BY_COUNTER, Sequence, Variant, WITHOUT_GATES, plain, prepare};
+use super::{Sequence, Variant, WITHOUT_GATES, plain, prepare};
 use crate::cuda::{Args, Error, Gpu};
 use crate::step::Cell;
 
@@ -124,9 +124,7 @@ fn run(gpu: &dyn Gpu, q: &Sequence, f: &Forward, variant: Option<Variant>) -> Re
     }
     let (hidden, gates) = (q.sizes.hidden, q.cell.gates());
     let (first, all) = q.row_bytes(hidden);
-    let mut flags = q.flags();
-    flags += i32::from(plan.by_counter) * BY_COUNTER;
-    flags += i32::from(!f.keep_gates) * WITHOUT_GATES;
+    let flags = q.flags() + plan.flags() + i32::from(!f.keep_gates) * WITHOUT_GATES;
     let args = Args::new()
         .span(f.gates, gates * all)
         .span(f.w_hh, gates * hidden * hidden * q.element())

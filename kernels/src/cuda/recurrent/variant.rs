@@ -1,7 +1,7 @@
 //! How a persistent kernel divides a sequence: hidden units to a block, weights kept in registers, rows
 //! of the batch to a group of blocks. Which of the ways that fit is the default, and all of them.
 
-use super::{Precision, ROWS, Sequence, THREADS, WARPS};
+use super::{BY_COUNTER, PROBE, Precision, ROWS, Sequence, THREADS, WARPS};
 use crate::cuda::{Error, Gpu, Launch};
 use crate::step::Cell;
 
@@ -14,11 +14,22 @@ pub enum Variant {
         units: usize,
         /// Groups of blocks that share the batch; 0: as many as find room.
         groups: usize,
-        /// Whether blocks wait for counters, rather than for the data itself.
-        by_counter: bool,
+        /// What blocks wait for.
+        wait: Wait,
     },
     /// A product and a cell for each step.
     Plain,
+}
+
+/// What a block waits for at each step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// The data itself, asked for at once and again where it is missing.
+    Data,
+    /// The first 16 bytes of the data, then all of it.
+    Probe,
+    /// A counter of each block, then the data.
+    Counter,
 }
 
 /// Hidden units and chunks in registers of the kernels that there are, in the order of preference.
@@ -55,16 +66,25 @@ pub(super) struct Plan {
     pub span: usize,
     /// Times that a group goes through eight rows at each step.
     pub passes: usize,
-    pub by_counter: bool,
+    wait: Wait,
 }
 
 impl Plan {
+    /// The bits of the kernel's flags that tell what to wait for.
+    pub(super) fn flags(&self) -> i32 {
+        match self.wait {
+            Wait::Data => 0,
+            Wait::Probe => PROBE,
+            Wait::Counter => BY_COUNTER,
+        }
+    }
+
     /// The launch of a variant; none: it finds no room on this device.
     fn new(
         gpu: &dyn Gpu,
         q: &Sequence,
         pass: Pass,
-        (units, groups, by_counter): (usize, usize, bool),
+        (units, groups, wait): (usize, usize, Wait),
     ) -> Result<Option<Plan>, Error> {
         let gates = q.cell.gates();
         let (m, length, direction) = match pass {
@@ -114,7 +134,7 @@ impl Plan {
             .shared(shared(passes) as u32)
             .cooperative();
         let resident = gpu.resident_blocks(&kernel, &launch)? as usize;
-        let plan = Plan { kernel, launch, span, passes, by_counter };
+        let plan = Plan { kernel, launch, span, passes, wait };
         Ok((slices * groups <= resident).then_some(plan))
     }
 
@@ -127,8 +147,8 @@ impl Plan {
     ) -> Result<Option<Plan>, Error> {
         match variant {
             Some(Variant::Plain) => Ok(None),
-            Some(Variant::Persistent { units, groups, by_counter }) => {
-                let plan = Plan::new(gpu, q, pass, (units, groups, by_counter))?;
+            Some(Variant::Persistent { units, groups, wait }) => {
+                let plan = Plan::new(gpu, q, pass, (units, groups, wait))?;
                 plan.map(Some).ok_or_else(|| Error::Launch {
                     kernel: format!("{} with {units} units a block", q.name()),
                     why: "its weights find no room on this device".to_string(),
@@ -142,7 +162,7 @@ impl Plan {
                 };
                 let mut best: Option<Plan> = None;
                 for units in units {
-                    let Some(plan) = Plan::new(gpu, q, pass, (*units, 0, false))? else { continue };
+                    let Some(plan) = Plan::new(gpu, q, pass, (*units, 0, Wait::Data))? else { continue };
                     let more = |best: &Plan| plan.blocks() > best.blocks();
                     match (&best, q.precision) {
                         (None, _) => best = Some(plan),
@@ -182,14 +202,18 @@ fn variants(gpu: &dyn Gpu, q: &Sequence, pass: Pass) -> Result<Vec<Variant>, Err
     for units in [16, 8, 32] {
         let most = q.sizes.batch.div_ceil(ROWS);
         for groups in [0, most.div_ceil(2), 1] {
-            for by_counter in [false, true] {
-                let Some(plan) = Plan::new(gpu, q, pass, (units, groups, by_counter))? else {
+            for wait in [Wait::Data, Wait::Probe, Wait::Counter] {
+                // Products of f32 ask for little at a time.
+                if wait == Wait::Probe && q.precision == Precision::F32 {
+                    continue;
+                }
+                let Some(plan) = Plan::new(gpu, q, pass, (units, groups, wait))? else {
                     continue;
                 };
-                let grid = (units, plan.launch.grid, by_counter);
+                let grid = (units, plan.launch.grid, wait);
                 if !grids.contains(&grid) {
                     grids.push(grid);
-                    found.push(Variant::Persistent { units, groups, by_counter });
+                    found.push(Variant::Persistent { units, groups, wait });
                 }
             }
         }
