@@ -2,22 +2,23 @@
 #pragma once
 #include "recurrent_seq.cuh"
 
-// gates    [steps, batch, G * hidden]: activated gates on entry, the gradient of the sums on return;
-//          of an RNN: the gradient that reaches each state on entry, of the sums on return
+// gates    [steps, batch, G * hidden]: activated gates on entry, the gradient of the sums on
+//          return; of an RNN: the gradient that reaches each state on entry, of the sums on return
 // d_rec    [steps, batch, 3 * hidden], written: the gradient of W_hh h + b_hh; of a GRU
-// w_hh     [G * hidden, hidden], as PyTorch has it; bf16 or f32
-// deltas   [steps, batch, G, pitch], bf16 or f32, 0xff on entry: on return what goes back through w_hh
-//          (d_rec of a GRU, else the gradient of the sums)
+// weights  what recurrent_weights_* makes of w_hh
+// deltas   [steps, batch, G, pitch], bf16 or f32, 0xff on entry: on return what goes back through
+//          w_hh (d_rec of a GRU, else the gradient of the sums)
 // first    [batch, hidden]: c0 of an LSTM, h0 of a GRU; null is zero
 // states   [steps, batch, hidden]: c of an LSTM, else h
 // h_n      [steps, batch, hidden]: of a GRU, from the forward
 // d_h      [steps, batch, hidden]: the gradient that reaches each output; not of an RNN
-// d_c      [steps, batch, hidden] or null: the gradient that reaches each cell of an LSTM from outside
+// d_c      [steps, batch, hidden] or null: the gradient that reaches each cell of an LSTM from
+//          outside
 // d_h0     [batch, hidden], written; d_c0 likewise, of an LSTM
 // counters, pitch, span: as in the forward
 template <Cell CELL, int UNITS, class Product>
 __device__ __forceinline__ void sequence_backward(
-    float *gates, float *d_rec, const typename Product::Element *w_hh,
+    float *gates, float *d_rec, const typename Product::Weights *weights,
     typename Product::Element *deltas, const float *first, const float *states, const float *h_n,
     const float *d_h, const float *d_c, float *d_h0, float *d_c0, u32 *counters, int steps,
     int batch, int hidden, int pitch, int span, int passes, int flags) {
@@ -34,13 +35,11 @@ __device__ __forceinline__ void sequence_backward(
   Patience patience{counters};
   counters++;
   Product product;
-  product.load(room, span, G * pitch, [&](int m, int k) {
-    int unit = slice * UNITS + m, g = k / pitch, from = k % pitch;
-    bool inside = unit < hidden && from < hidden && g < G;
-    return inside ? w_hh[((i64)g * hidden + from) * hidden + unit] : typename Product::Element{};
-  });
+  product.load(room, span, G * pitch, weights);
+
   Place<UNITS> place;
   int unit = slice * UNITS + place.unit;
+#pragma unroll 1
   for (int pass = 0; pass < passes; pass++) carried[pass * SEQ_THREADS + threadIdx.x] = 0.f;
   __syncthreads();
 
@@ -48,11 +47,14 @@ __device__ __forceinline__ void sequence_backward(
   i64 step_deltas = (i64)batch * G * pitch;
   auto time_of = [&](int step) { return turned ? steps - 1 - step : step; };
   auto row_of = [&](int pass) { return (group * passes + pass) * SEQ_ROWS + place.row; };
-  auto gates_at = [&](int t, int row) { return gates + ((i64)t * batch + row) * G * hidden + unit; };
+  auto gates_at = [&](int t, int row) {
+    return gates + ((i64)t * batch + row) * G * hidden + unit;
+  };
   auto is_mine = [&](int g) { return g % PARTS == place.part; };
 
   auto ask_for = [&](int step) {
     int t = time_of(step);
+#pragma unroll 1
     for (int pass = 0; step >= 0 && pass < passes; pass++) {
       int row = row_of(pass);
       if (row >= batch || unit >= pitch) break;
@@ -71,8 +73,8 @@ __device__ __forceinline__ void sequence_backward(
       if (CELL == Cell::GRU && place.part == 0) prefetch_l2(h_n + at);
     }
   };
-  // What the pointwise part needs. It is loaded while the step before is computed, not while gradients
-  // are awaited: loads come back in the order in which they were issued.
+  // What the pointwise part needs. It is loaded while the step before is computed, not while
+  // gradients are awaited: loads come back in the order in which they were issued.
   struct Inputs {
     float y[G], now, past, of_n, d_out, d_cell;
   } next;
@@ -95,6 +97,7 @@ __device__ __forceinline__ void sequence_backward(
     if (CELL == Cell::GRU) next.of_n = h_n[at];
     if (CELL == Cell::LSTM && d_c) next.d_cell = d_c[at];
   };
+#pragma unroll 1
   for (int step = 0; step < AHEAD; step++) ask_for(steps - 1 - step);
   load_inputs(steps - 1, 0);
   // Passes of the last group may lie beyond the batch.
@@ -177,7 +180,7 @@ __device__ __forceinline__ void sequence_backward(
 #pragma unroll
         for (int g = 0; g < G; g++)
           if (is_mine(g)) {
-            if (CELL == Cell::GRU) d_rec[((i64)t * batch + row) * 3 * hidden + g * hidden + unit] = d[g];
+            if (CELL == Cell::GRU) d_rec[mine - gates + g * hidden] = d[g];
             mine[g * hidden] = CELL == Cell::GRU && g == 2 ? d_new : d[g];
           }
       }

@@ -6,23 +6,23 @@
 #define FORWARD_F32(NAME, CELL, UNITS)                                                            \
   extern "C" __global__ void __launch_bounds__(SEQ_THREADS, 1)                                    \
       NAME##_forward_f32_u##UNITS(                                                                \
-          float *gates, const float *w_hh, const float *b_hh, float *states, const float *first,  \
+          float *gates, const float *weights, const float *b_hh, float *states, const float *first,\
           float *h, float *kept, u32 *counters, int steps, int batch, int hidden, int pitch,      \
           int span, int passes, int flags) {                                                      \
     sequence_forward<Cell::CELL, UNITS, F32Product<gates_of(Cell::CELL) * UNITS>>(                \
-        gates, w_hh, b_hh, states, first, h, kept, counters, steps, batch, hidden, pitch, span,   \
+        gates, weights, b_hh, states, first, h, kept, counters, steps, batch, hidden, pitch, span,\
         passes, flags);                                                                           \
   }
 
 #define BACKWARD_F32(NAME, CELL, UNITS)                                                           \
   extern "C" __global__ void __launch_bounds__(SEQ_THREADS, 1)                                    \
       NAME##_backward_f32_u##UNITS(                                                               \
-          float *gates, float *d_rec, const float *w_hh, float *deltas, const float *first,       \
+          float *gates, float *d_rec, const float *weights, float *deltas, const float *first,    \
           const float *states, const float *h_n, const float *d_h, const float *d_c, float *d_h0, \
           float *d_c0, u32 *counters, int steps, int batch, int hidden, int pitch, int span,      \
           int passes, int flags) {                                                                \
     sequence_backward<Cell::CELL, UNITS, F32Product<UNITS>>(                                      \
-        gates, d_rec, w_hh, deltas, first, states, h_n, d_h, d_c, d_h0, d_c0, counters, steps,    \
+        gates, d_rec, weights, deltas, first, states, h_n, d_h, d_c, d_h0, d_c0, counters, steps, \
         batch, hidden, pitch, span, passes, flags);                                               \
   }
 

@@ -2,9 +2,9 @@
 #pragma once
 #include "recurrent_seq.cuh"
 
-// gates    [steps, batch, G * hidden]: the input part of the sums on entry; activated gates on return
-//          (of an RNN: the states), but for WITHOUT_GATES
-// w_hh     [G * hidden, hidden], as PyTorch has it; bf16 or f32
+// gates    [steps, batch, G * hidden]: the input part of the sums on entry; on return activated
+//          gates (of an RNN: the states), but for WITHOUT_GATES
+// weights  what recurrent_weights_* makes of w_hh
 // b_hh     [G * hidden], of a GRU
 // states   [steps + 1, batch, pitch], bf16 or f32: h0 in its place (the first, or the last of a
 //          sequence that is read from its end), 0xff elsewhere on entry; all states on return
@@ -12,17 +12,18 @@
 // h        [steps, batch, hidden], written; may be null
 // kept     [steps, batch, hidden], written: c of an LSTM, W_hn h + b_hn of a GRU; may be null
 // counters [1 + groups * passes * slices]: the status, then counters, zero on entry
-// pitch is hidden rounded up to 16 bytes; `span` is chunks (bf16) or elements (f32) of k of each warp.
+// pitch is hidden rounded up to 16 bytes; `span` is chunks (bf16) or elements (f32) of k of a warp.
 template <Cell CELL, int UNITS, class Product>
 __device__ __forceinline__ void sequence_forward(
-    float *gates, const typename Product::Element *w_hh, const float *b_hh,
+    float *gates, const typename Product::Weights *weights, const float *b_hh,
     typename Product::Element *states, const float *first, float *h, float *kept, u32 *counters,
     int steps, int batch, int hidden, int pitch, int span, int passes, int flags) {
   constexpr int G = gates_of(CELL), M = G * UNITS;
   constexpr int PARTS = Place<UNITS>::PARTS;
   DYN_SMEM(unsigned char, smem);
   float *partial = reinterpret_cast<float *>(smem);
-  float *carried = partial + 2 * Partial<M>::FLOATS;  // [passes][threads]: c or h of this thread's cell
+  // [passes][threads]: c or h of this thread's cells.
+  float *carried = partial + 2 * Partial<M>::FLOATS;
   unsigned char *stages = reinterpret_cast<unsigned char *>(carried + passes * SEQ_THREADS);
   unsigned char *room = stages + Product::stage_bytes();
 
@@ -30,18 +31,14 @@ __device__ __forceinline__ void sequence_forward(
   Patience patience{counters};
   counters++;
   Product product;
-  product.load(room, span, hidden, [&](int m, int k) {
-    int unit = slice * UNITS + m % UNITS;
-    bool inside = unit < hidden && k < hidden;
-    return inside ? w_hh[((i64)(m / UNITS) * hidden + unit) * hidden + k]
-                  : typename Product::Element{};
-  });
+  product.load(room, span, hidden, weights);
 
   Place<UNITS> place;
   int unit = slice * UNITS + place.unit;
   float bias[3] = {};
   if (CELL == Cell::GRU && unit < hidden)
     for (int g = 0; g < 3; g++) bias[g] = b_hh[g * hidden + unit];
+#pragma unroll 1
   for (int pass = 0; pass < passes; pass++) {
     int row = (group * passes + pass) * SEQ_ROWS + place.row;
     bool inside = CELL != Cell::RNN && first && unit < hidden && row < batch;
@@ -53,12 +50,15 @@ __device__ __forceinline__ void sequence_forward(
   i64 step_states = (i64)batch * pitch;
   auto time_of = [&](int step) { return turned ? steps - 1 - step : step; };
   auto row_of = [&](int pass) { return (group * passes + pass) * SEQ_ROWS + place.row; };
-  auto gates_at = [&](int t, int row) { return gates + ((i64)t * batch + row) * G * hidden + unit; };
+  auto gates_at = [&](int t, int row) {
+    return gates + ((i64)t * batch + row) * G * hidden + unit;
+  };
   // Each part loads and stores some of the gates.
   auto is_mine = [&](int g) { return g % PARTS == place.part; };
 
   auto ask_for = [&](int step) {
     int t = time_of(step);
+#pragma unroll 1
     for (int pass = 0; step < steps && pass < passes; pass++) {
       int row = row_of(pass);
       if (row >= batch) break;
@@ -83,6 +83,7 @@ __device__ __forceinline__ void sequence_forward(
     }
     next_n = CELL == Cell::GRU && inside ? from[2 * hidden] : 0.f;
   };
+#pragma unroll 1
   for (int step = 0; step < AHEAD; step++) ask_for(step);
   load_input(0, 0);
   // Passes of the last group may lie beyond the batch.

@@ -1,12 +1,13 @@
-// Recurrent sequences one step and one kernel at a time: what runs where a persistent kernel finds no
-// room for its weights, and the form to read first. Each step is a product (`recurrent_product*`) and
-// a pointwise kernel (`*_cell_*_plain`); the launcher calls them in turn.
+// Recurrent sequences one step and one kernel at a time: what runs where a persistent kernel finds
+// no room for its weights, and the form to read first. Each step is a product
+// (`recurrent_product*`) and a pointwise kernel (`*_cell_*_plain`); the launcher calls them in
+// turn.
 //
 // The step up, in recurrent_seq.cuh: one launch for the whole sequence, weights loaded once.
 #include "recurrent_seq.cuh"
 
-// Makes the exchange of a persistent kernel ready: `filler` is filled with 0xff, `slot` [batch, pitch]
-// takes h0 [batch, hidden] (zero if null) if it is there, `counters` become zero.
+// Makes the exchange of a persistent kernel ready: `filler` is filled with 0xff, `slot` [batch,
+// pitch] takes h0 [batch, hidden] (zero if null) if it is there, `counters` become zero.
 template <class T>
 __device__ __forceinline__ void prepare_exchange(uint4 *filler, i64 pieces, T *slot,
                                                  const float *h0, int batch,
@@ -34,8 +35,57 @@ extern "C" __global__ void recurrent_prepare_f32(uint4 *filler, i64 pieces, floa
   prepare_exchange(filler, pieces, slot, h0, batch, hidden, pitch, counters, counts);
 }
 
-// Rows of `width` floats to rows of `pitch` elements, zero behind: what a persistent kernel would have
-// left in its exchange.
+// w_hh [gates * hidden, hidden] in the order in which a persistent kernel reads it. A block's row m
+// is gate m / units of its unit m % units, and k is a hidden unit; if `turned`, m is a unit and k
+// a gate's row at [gates, pitch].
+template <class T>
+struct Weight {
+  const T *w;
+  int gates, hidden, pitch, units, turned;
+
+  __device__ __forceinline__ T at(int slice, int m, int k) const {
+    int unit = slice * units + (turned ? m : m % units);
+    int gate = turned ? k / pitch : m / units, from = turned ? k % pitch : k;
+    if (unit >= hidden || from >= hidden || gate >= gates) return T{};
+    return turned ? w[((i64)gate * hidden + from) * hidden + unit]
+                  : w[((i64)gate * hidden + unit) * hidden + from];
+  }
+};
+
+// packed [slices][warp][chunk][tile][half][lane]: the four words of an mma A fragment. `span`
+// chunks of 32 k belong to a warp; lane t of a quad has k = 8t..8t+7 of each, four in each half.
+extern "C" __global__ void recurrent_weights_bf16(const bf16 *w, uint4 *packed, i64 pieces,
+                                                  int gates, int hidden, int pitch, int units,
+                                                  int tiles, int span, int turned) {
+  Weight<bf16> weight{w, gates, hidden, pitch, units, turned};
+  i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= pieces) return;
+  int lane = i % 32, half = i / 32 % 2;
+  i64 rest = i / 64;
+  int tile = rest % tiles;
+  rest /= tiles;
+  // Chunks of all warps follow each other.
+  int chunk = rest % (span * SEQ_WARPS), slice = rest / (span * SEQ_WARPS);
+  int m = tile * 16 + lane / 4, k = chunk * 32 + lane % 4 * 8 + half * 4;
+  auto pair = [&](int m, int k) {
+    return pack_bf16(weight.at(slice, m, k), weight.at(slice, m, k + 1));
+  };
+  packed[i] = make_uint4(pair(m, k), pair(m + 8, k), pair(m, k + 2), pair(m + 8, k + 2));
+}
+
+// packed [slices][length][m_count].
+extern "C" __global__ void recurrent_weights_f32(const float *w, float *packed, i64 pieces,
+                                                 int gates, int hidden, int pitch, int units,
+                                                 int m_count, int length, int turned) {
+  Weight<float> weight{w, gates, hidden, pitch, units, turned};
+  i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= pieces) return;
+  i64 rest = i / m_count;
+  packed[i] = weight.at(rest / length, i % m_count, rest % length);
+}
+
+// Rows of `width` floats to rows of `pitch` elements, zero behind: what a persistent kernel would
+// have left in its exchange.
 template <class T>
 __device__ __forceinline__ void pack_rows(const float *x, T *y, i64 rows, int width, int pitch) {
   i64 all = (i64)gridDim.x * blockDim.x;
@@ -51,11 +101,11 @@ extern "C" __global__ void recurrent_pack_f32_plain(const float *x, float *y, i6
   pack_rows(x, y, rows, width, pitch);
 }
 
-// c [m, n] (+)= a [m, k] w (+ bias): w is [n, k], or [k, n] if TURNED; `a` is rounded to the numbers of
-// `w`. 256 threads, a tile of 16 x 64.
+// c [m, n] (+)= a [m, k] w (+ bias): w is [n, k], or [k, n] if TURNED; `a` is rounded to the
+// numbers of `w`. 256 threads, a tile of 16 x 64.
 template <class T, bool TURNED>
-__device__ __forceinline__ void product_plain(const float *a, const T *w, const float *bias, float *c,
-                                              int m, int n, int k, int add) {
+__device__ __forceinline__ void product_plain(const float *a, const T *w, const float *bias,
+                                              float *c, int m, int n, int k, int add) {
   constexpr int ROWS = 16, COLUMNS = 64, DEPTH = 32;
   DYN_SMEM(float, smem);
   float *a_tile = smem, *w_tile = smem + DEPTH * (ROWS + 1);  // [k][m + 1], [k][n + 1]
@@ -92,7 +142,8 @@ __device__ __forceinline__ void product_plain(const float *a, const T *w, const 
 }
 #define PRODUCT(NAME, T, TURNED)                                                                  \
   extern "C" __global__ void __launch_bounds__(256)                                               \
-      NAME(const float *a, const T *w, const float *bias, float *c, int m, int n, int k, int add) { \
+      NAME(const float *a, const T *w, const float *bias, float *c, int m, int n, int k,          \
+           int add) {                                                                             \
     product_plain<T, TURNED>(a, w, bias, c, m, n, k, add);                                        \
   }
 PRODUCT(recurrent_product_f32_plain, float, false)
@@ -121,8 +172,8 @@ extern "C" __global__ void lstm_cell_forward_plain(float *gates, const float *c_
   h[at] = o * tanh_by_exp(cell);
 }
 
-// gates: activated on entry, the gradient of the sums on return; d_c_next is read and written; d_c may
-// be null. d_h_next is what the step after sends.
+// gates: activated on entry, the gradient of the sums on return; d_c_next is read and written; d_c
+// may be null. d_h_next is what the step after sends.
 extern "C" __global__ void lstm_cell_backward_plain(float *gates, const float *c_prev,
                                                     const float *c, const float *d_h,
                                                     const float *d_c, const float *d_h_next,
@@ -139,8 +190,8 @@ extern "C" __global__ void lstm_cell_backward_plain(float *gates, const float *c
   d_c_next[at] = dc * f;
 }
 
-// gates [batch, 3 * hidden]: the input part on entry, activated r, z, n on return; rec likewise, the
-// recurrent part with its bias; h_n takes that of n.
+// gates [batch, 3 * hidden]: the input part on entry, activated r, z, n on return; rec likewise,
+// the recurrent part with its bias; h_n takes that of n.
 extern "C" __global__ void gru_cell_forward_plain(float *gates, const float *rec,
                                                   const float *h_prev, float *h, float *h_n,
                                                   int batch, int hidden) {
@@ -157,7 +208,8 @@ extern "C" __global__ void gru_cell_forward_plain(float *gates, const float *rec
 }
 
 // gates: activated on entry, the gradient of the input part on return; d_rec that of the recurrent
-// part. d_h_next: on entry what the step after sends, on return z d_h, to which d_rec W_hh is added.
+// part. d_h_next: on entry what the step after sends, on return z d_h, to which d_rec W_hh is
+// added.
 extern "C" __global__ void gru_cell_backward_plain(float *gates, float *d_rec, const float *h_prev,
                                                    const float *h_n, const float *d_h,
                                                    float *d_h_next, int batch, int hidden) {
@@ -181,8 +233,9 @@ extern "C" __global__ void rnn_cell_forward_plain(float *h, int relu, int batch,
 }
 
 // d_h: the gradient that reaches each output on entry, of the sums on return.
-extern "C" __global__ void rnn_cell_backward_plain(const float *h, float *d_h, const float *d_h_next,
-                                                   int relu, int batch, int hidden) {
+extern "C" __global__ void rnn_cell_backward_plain(const float *h, float *d_h,
+                                                   const float *d_h_next, int relu, int batch,
+                                                   int hidden) {
   i64 at = (i64)blockIdx.x * blockDim.x + threadIdx.x;
   if (at >= (i64)batch * hidden) return;
   float y = h[at], dh = d_h[at] + d_h_next[at];

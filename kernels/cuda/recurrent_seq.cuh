@@ -1,15 +1,16 @@
 // What the persistent kernels of recurrent sequences share.
 //
 // One launch runs a whole sequence. The grid is [slices, groups]: a block owns `UNITS` hidden units
-// (all their gates) of one group's rows of the batch, and keeps their weights on the chip: as mma.sync
-// A fragments in registers (bf16), or as f32 in shared memory. Eight rows, the n of an mma tile, are a
-// pass; a group runs through its passes at every step, so one pass's exchange hides behind the others.
+// (all their gates) of one group's rows of the batch, and keeps their weights on the chip: as
+// mma.sync A fragments in registers (bf16), or as f32 in shared memory. Eight rows, the n of an mma
+// tile, are a pass; a group runs through its passes at every step, so one pass's exchange hides
+// behind the others.
 //
 // Blocks hand each other what a step needs (h forwards, d_gates backwards) through a buffer with a
 // place for every step that is filled with 0xff before: a word that is still 0xffffffff has not
-// arrived, for no conversion ever makes that NaN. So the data is its own flag: a step costs one store
-// and one load through L2, no barrier over the grid, no counter, and no place is used twice. The
-// other way, a counter for every block (`BY_COUNTER`), is kept to be timed against it.
+// arrived, for no conversion ever makes that NaN. So the data is its own flag: a step costs one
+// store and one load through L2, no barrier over the grid, no counter, and no place is used twice.
+// The other way, a counter for every block (`BY_COUNTER`), is kept to be timed against it.
 #pragma once
 #include "common/ptx_recurrent.cuh"
 
@@ -24,8 +25,8 @@ constexpr int WITHOUT_GATES = 4;      // activated gates are not stored (nobody 
 constexpr int RECTIFIER = 8;          // of an RNN; else tanh
 constexpr int PROBE = 16;             // wait for the first 16 bytes before asking for the others
 
-// Steps ahead at which a block asks for what it will read and write to come into L2. Without that, a
-// look at a place of the exchange that is not written yet waits for device memory, and so does
+// Steps ahead at which a block asks for what it will read and write to come into L2. Without that,
+// a look at a place of the exchange that is not written yet waits for device memory, and so does
 // everything that the same warp loads after it.
 constexpr int AHEAD = 8;
 
@@ -42,43 +43,39 @@ __device__ __forceinline__ float tanh_by_exp(float x) {
   return 1.f - 2.f * rcp_approx(1.f + exp2_approx(2.8853900818f * x));
 }
 
-// `status` is a word for the host: 1 if a wait took so long that something must have gone wrong. All
-// blocks then run to their end without waiting, so that the launch ends, with numbers of no use.
+// `status` is a word for the host: 1 if a wait took so long that something must have gone wrong.
+// All blocks then run to their end without waiting, so that the launch ends, with numbers of no
+// use. A try takes a round trip to L2, 0.3 to 0.7 us: two seconds or so.
 #ifdef __CUDACC__
-constexpr u64 LONGEST_WAIT_NS = 2000000000ull;
+constexpr u32 MOST_TRIES = 1u << 22;
 #else
-constexpr u64 LONGEST_WAIT_NS = 60000000000ull;  // many blocks share a core
+constexpr u32 MOST_TRIES = 1u << 25;  // many blocks share a core
 #endif
 struct Patience {
   u32 *status;
   bool lost = false;
   u32 tries = 0;
-  u64 since = 0;
 
-  // Between two tries of one wait; false: give up.
-  __device__ __forceinline__ bool again() {
-    between_polls();
-    if ((++tries & 255) == 0) look_at_clock();
-    return !lost;
-  }
-  __device__ __forceinline__ void look_at_clock() {
-    u64 now = nanoseconds();
-    if (tries == 256) since = now;
-    if (now - since > LONGEST_WAIT_NS) store_volatile(status, 1);
-    lost = load_volatile(status) != 0;
-  }
   __device__ __forceinline__ void begin() { tries = 0; }
+
+  // Between two tries of one wait, for all lanes of a warp together.
+  __device__ __forceinline__ void again() {
+    between_polls();
+    if ((++tries & 1023) != 0) return;
+    if (tries >= MOST_TRIES) store_volatile(status, 1);
+    lost = __any_sync(FULL_WARP, load_volatile(status) != 0);
+  }
 };
 
 __device__ __forceinline__ bool missing(const uint4 &x) {
   return max(max(x.x, x.y), max(x.z, x.w)) == 0xffffffffu;
 }
 
-// Fills `chunk` with the first `count` pieces of 16 bytes at `at`, `stride` bytes apart, the rest with
-// zero, once another block has written them. All lanes of a warp call it together.
+// Fills `chunk` with the first `count` pieces of 16 bytes at `at`, `stride` bytes apart, the rest
+// with zero, once another block has written them. All lanes of a warp call it together.
 //
-// Only what is missing is asked for again. Where a step moves many bytes (a backward), asking for all of
-// them too early keeps the way to L2 busy for nothing: PROBE.
+// Only what is missing is asked for again. Where a step moves many bytes (a backward), asking for
+// all of them too early keeps the way to L2 busy for nothing: PROBE.
 template <int N>
 __device__ __forceinline__ void receive(uint4 (&chunk)[N], const char *at, int stride, int count,
                                         Patience &patience) {
@@ -98,8 +95,6 @@ __device__ __forceinline__ void receive(uint4 (&chunk)[N], const char *at, int s
       }
     if (!__any_sync(FULL_WARP, wait)) break;
     patience.again();
-    // The clock is read by all lanes at the same try, but may differ between them.
-    patience.lost = __any_sync(FULL_WARP, patience.lost);
   }
 }
 
@@ -107,17 +102,17 @@ __device__ __forceinline__ void receive(uint4 (&chunk)[N], const char *at, int s
 __device__ __forceinline__ void await_counters(const u32 *counters, int slices, u32 target,
                                                Patience &patience) {
   patience.begin();
+#pragma unroll 1
   for (int i = lane_id(); i - lane_id() < slices; i += 32)
     while (!patience.lost) {
       bool wait = i < slices && load_acquire(counters + i) < target;
       if (!__any_sync(FULL_WARP, wait)) break;
       patience.again();
-      patience.lost = __any_sync(FULL_WARP, patience.lost);
     }
 }
 
-// Where the partial sums of a pass lie in shared memory: [warp][row][m]. The paddings keep the stores
-// of accumulators and the loads of the pointwise part free of bank conflicts.
+// Where the partial sums of a pass lie in shared memory: [warp][row][m]. The paddings keep the
+// stores of accumulators and the loads of the pointwise part free of bank conflicts.
 template <int M>
 struct Partial {
   static constexpr int ROW = M + 4;
@@ -126,12 +121,14 @@ struct Partial {
 };
 
 // A block's weights as mma A fragments, and their product with eight rows of bf16. `M` rows of A,
-// multiples of 16; the k of the sum is cut over the warps, `chunks` pieces of 32 each: `KR` of them in
-// registers, the others in shared memory. Within a piece lane t of a quad takes k = 8t..8t+7, so that
-// its part of B is 16 bytes of memory; A is loaded in the same order, which a sum does not mind.
-template <int M, int KR>
+// multiples of 16; the k of the sum is cut over the warps, `chunks` pieces of 32 each: `KR` of
+// them in registers and, if MORE, the others in shared memory. Within a piece lane t of a quad
+// takes k = 8t..8t+7, so that its part of B is 16 bytes of memory; A is packed in the same order,
+// which a sum does not mind.
+template <int M, int KR, bool MORE>
 struct Bf16Product {
   using Element = bf16;
+  using Weights = uint4;
   static constexpr int TILES = M / 16;
   // Accumulators enough that mma's latency (about 33 clocks) overlaps.
   static constexpr int CHAINS = TILES >= 4 ? 1 : 4 / TILES;
@@ -142,44 +139,32 @@ struct Bf16Product {
 
   __device__ __forceinline__ static constexpr int stage_bytes() { return 0; }
 
-  // `weight(m, k)` is 0 outside; `limit` is how long the sum is.
-  template <class W>
+  // `packed` [slice][warp][chunk][tile][half][lane] by recurrent_weights_bf16, zeros where nothing
+  // is; `length` is how long the sum is.
   __device__ __forceinline__ void load(unsigned char *room, int chunks_of_warp, int length,
-                                       const W &weight) {
+                                       const uint4 *packed) {
     spilled = reinterpret_cast<uint4 *>(room);
     chunks = chunks_of_warp;
     limit = length;
-    int g = lane_id() / 4, t = lane_id() % 4;
+    packed += ((i64)blockIdx.x * SEQ_WARPS + warp_id()) * chunks * TILES * 64 + lane_id();
 #pragma unroll
-    for (int j = 0; j < KR; j++)
-#pragma unroll
-      for (int tile = 0; tile < TILES; tile++)
-        if (j < chunks)
-          fragment(weight, tile * 16 + g, (warp_id() * chunks + j) * 32 + 8 * t, a[tile][j]);
-        else
-          for (int e = 0; e < 8; e++) a[tile][j][e / 4][e % 4] = 0;
-    for (int j = KR; j < chunks; j++)
-      for (int tile = 0; tile < TILES; tile++) {
-        u32 two[2][4];
-        fragment(weight, tile * 16 + g, (warp_id() * chunks + j) * 32 + 8 * t, two);
-        for (int half = 0; half < 2; half++)
-          *place(j, tile, half) = make_uint4(two[half][0], two[half][1], two[half][2], two[half][3]);
-      }
+    for (int i = 0; i < KR * TILES * 2; i++) {
+      uint4 x = make_uint4(0, 0, 0, 0);
+      if (i < chunks * TILES * 2) x = load_const(packed + i * 32);
+      u32(&to)[4] = a[i / 2 % TILES][i / 2 / TILES][i % 2];
+      to[0] = x.x;
+      to[1] = x.y;
+      to[2] = x.z;
+      to[3] = x.w;
+    }
+#pragma unroll 1
+    for (int i = KR * TILES * 2; MORE && i < chunks * TILES * 2; i++)
+      *place(KR, 0, i - KR * TILES * 2) = load_const(packed + i * 32);
   }
 
   __device__ __forceinline__ uint4 *place(int j, int tile, int half) const {
     int piece = ((warp_id() * (chunks - KR) + j - KR) * TILES + tile) * 2 + half;
     return spilled + piece * 32 + lane_id();
-  }
-
-  template <class W>
-  __device__ __forceinline__ static void fragment(const W &weight, int m, int k, u32 (&two)[2][4]) {
-#pragma unroll
-    for (int word = 0; word < 4; word++)
-#pragma unroll
-      for (int low = 0; low < 2; low++)
-        two[word / 2][word % 2 * 2 + low] = pack_bf16(weight(m + 8 * low, k + 2 * word),
-                                                      weight(m + 8 * low, k + 2 * word + 1));
   }
 
   // Adds this warp's part of the sums of eight rows at `rows` (`pitch` elements apart, `valid` of
@@ -206,7 +191,8 @@ struct Bf16Product {
         mma_bf16_16816(sums[(2 * j + 1) % CHAINS][tile], a[tile][j][1], high);
       }
     }
-    for (int first = KR; first < chunks; first += 2) {
+#pragma unroll 1
+    for (int first = KR; MORE && first < chunks; first += 2) {
       uint4 more[2];
       receive<2>(more, at + first * 64, 64, there - first, patience);
 #pragma unroll
@@ -240,11 +226,12 @@ struct Bf16Product {
   }
 };
 
-// The same in f32: weights [k][M] in shared memory. A lane sums 4 x 8 products at a time; those lanes
-// that are left when M / 4 of them have all of A take other k, and are summed at the end.
+// The same in f32: weights [k][M] in shared memory. A lane sums 4 x 8 products at a time; those
+// lanes that are left when M / 4 of them have all of A take other k, and are summed at the end.
 template <int M>
 struct F32Product {
   using Element = float;
+  using Weights = float;
   static constexpr int QUADS = M / 4;
   static constexpr int SPLIT = QUADS > 16 ? 1 : QUADS > 8 ? 2 : QUADS > 4 ? 4 : QUADS > 2 ? 8 : 16;
   static constexpr int PIECE = 64;        // k of a warp that are staged at once
@@ -257,13 +244,16 @@ struct F32Product {
   float *w;
   int span, limit;
 
-  template <class W>
+  // `packed` [slice][k][M] by recurrent_weights_f32.
   __device__ __forceinline__ void load(unsigned char *room, int span_of_warp, int length,
-                                       const W &weight) {
+                                       const float *packed) {
     w = reinterpret_cast<float *>(room);
     span = span_of_warp;
     limit = length;
-    for (int i = threadIdx.x; i < limit * M; i += SEQ_THREADS) w[i] = weight(i % M, i / M);
+    packed += (i64)blockIdx.x * limit * M;
+#pragma unroll 1
+    for (int i = threadIdx.x * 4; i < limit * M; i += SEQ_THREADS * 4)
+      *reinterpret_cast<float4 *>(w + i) = load_const(reinterpret_cast<const float4 *>(packed + i));
   }
 
   __device__ __forceinline__ void run(const float *rows, i64 pitch, int valid, float *partial,
@@ -280,23 +270,27 @@ struct F32Product {
     auto fetch = [&](int k0) {
       int k = k0 + lane / 8 * 4;
       int there = row < valid ? min(TAKES, max(0, (end - k + 15) / 16)) : 0;
-      receive<TAKES>(next, reinterpret_cast<const char *>(rows + (row < valid ? row * pitch + k : 0)),
-                     64, there, patience);
+      const float *from = rows + (row < valid ? row * pitch + k : 0);
+      receive<TAKES>(next, reinterpret_cast<const char *>(from), 64, there, patience);
     };
-    if (begin < end) fetch(begin);
-    for (int k0 = begin; k0 < end; k0 += PIECE) {
+    // Each piece is fetched while the one before is multiplied; `k0` begins before the first.
+#pragma unroll 1
+    for (int k0 = begin - PIECE; k0 < end; k0 += PIECE) {
+      if (k0 >= begin) {
 #pragma unroll
-      for (int j = 0; j < TAKES; j++) {
-        float *to = stage + (lane / 8 * 4 + 16 * j) * STAGED + row;
-        to[0] = __uint_as_float(next[j].x);
-        to[STAGED] = __uint_as_float(next[j].y);
-        to[2 * STAGED] = __uint_as_float(next[j].z);
-        to[3 * STAGED] = __uint_as_float(next[j].w);
+        for (int j = 0; j < TAKES; j++) {
+          float *to = stage + (lane / 8 * 4 + 16 * j) * STAGED + row;
+          to[0] = __uint_as_float(next[j].x);
+          to[STAGED] = __uint_as_float(next[j].y);
+          to[2 * STAGED] = __uint_as_float(next[j].z);
+          to[3 * STAGED] = __uint_as_float(next[j].w);
+        }
       }
       __syncwarp();
       if (k0 + PIECE < end) fetch(k0 + PIECE);
-      int count = min(PIECE, end - k0);
+      int count = k0 < begin ? 0 : min(PIECE, end - k0);
       if (part < SPLIT)
+#pragma unroll 1
         for (int k = part; k < count; k += SPLIT) {
           float4 x = *reinterpret_cast<const float4 *>(w + (i64)(k0 + k) * M + 4 * q);
           float4 y = *reinterpret_cast<const float4 *>(stage + k * STAGED);
@@ -309,7 +303,7 @@ struct F32Product {
         }
       __syncwarp();
     }
-#pragma unroll
+#pragma unroll 1
     for (int apart = SPLIT / 2; apart; apart /= 2)
 #pragma unroll
       for (int i = 0; i < 32; i++)

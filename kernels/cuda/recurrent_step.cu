@@ -1,7 +1,8 @@
-// One step of a recurrent layer for few rows, the way in which a model writes: both products and the
-// cell in one kernel that reads every weight once. A warp has one hidden unit with all its gates; its
-// lanes take 16 bytes of each row of the weights at a time. `linear` is the output layer, without a
-// state. Layers are launched one after another; inside of a graph that costs about a microsecond each.
+// One step of a recurrent layer for few rows, the way in which a model writes: both products and
+// the cell in one kernel that reads every weight once. A warp has one hidden unit with all its
+// gates; its lanes take 16 bytes of each row of the weights at a time. `linear` is the output
+// layer, without a state. Layers are launched one after another; inside of a graph that costs about
+// a microsecond each.
 #include "common/reduce.cuh"
 #include "recurrent_seq.cuh"
 
@@ -39,16 +40,18 @@ struct Sixteen<signed char> {
   }
 };
 
-// What a warp sums: a place for each of `G` rows of the weights and each of `ROWS` rows of the batch.
+// Sets `sums` to this lane's part of the sums for each of `G` rows of the weights and each of `ROWS`
+// rows of the batch.
 template <class W, int G, int ROWS>
 __device__ __forceinline__ void add_rows(const W *w, i64 gate_stride, const float *scale,
                                          int scale_stride, int pitch, const float *x, int x_pitch,
                                          float (&sums)[G][ROWS]) {
   constexpr int COUNT = Sixteen<W>::COUNT;
-  float part[G][ROWS];
+  // Eight loads under way at a time where there are few rows to hold.
+  constexpr int UNROLL = ROWS == 1 && COUNT < 16 ? 2 : 1;
 #pragma unroll
-  for (int i = 0; i < G * ROWS; i++) part[i / ROWS][i % ROWS] = 0.f;
-#pragma unroll 2
+  for (int i = 0; i < G * ROWS; i++) sums[i / ROWS][i % ROWS] = 0.f;
+#pragma unroll UNROLL
   for (int k = lane_id() * COUNT; k < pitch; k += 32 * COUNT) {
     uint4 pieces[G];
 #pragma unroll
@@ -63,7 +66,7 @@ __device__ __forceinline__ void add_rows(const W *w, i64 gate_stride, const floa
 #pragma unroll
         for (int i = 0; i < COUNT; i += 4) {
           float4 y = *reinterpret_cast<const float4 *>(x + row * x_pitch + k + i);
-          part[g][row] += numbers[i] * y.x + numbers[i + 1] * y.y + numbers[i + 2] * y.z +
+          sums[g][row] += numbers[i] * y.x + numbers[i + 1] * y.y + numbers[i + 2] * y.z +
                           numbers[i + 3] * y.w;
         }
     }
@@ -72,12 +75,12 @@ __device__ __forceinline__ void add_rows(const W *w, i64 gate_stride, const floa
   for (int g = 0; g < G; g++) {
     float by = scale ? scale[g * scale_stride] : 1.f;
 #pragma unroll
-    for (int row = 0; row < ROWS; row++) sums[g][row] += part[g][row] * by;
+    for (int row = 0; row < ROWS; row++) sums[g][row] *= by;
   }
 }
 
-// w_ih     [G * hidden, pitch_ih], w_hh [G * hidden, pitch_hh]: rows as PyTorch has them, padded with
-//          zeros to a multiple of 16 bytes; int8 with a scale for each row
+// w_ih     [G * hidden, pitch_ih], w_hh [G * hidden, pitch_hh]: rows as PyTorch has them, padded
+//          with zeros to a multiple of 16 bytes; int8 with a scale for each row
 // b_ih     [G * hidden] (of an LSTM or RNN: the sum of both biases), b_hh of a GRU
 // ids      [batch, ids_a_row] choose rows of `table` [inputs, G * hidden] instead of w_ih and x
 //          (0xffffffff is none); null: x [batch, inputs]
@@ -105,28 +108,37 @@ __device__ __forceinline__ void recurrent_step(
   int unit = blockIdx.x * (blockDim.x / 32) + warp_id();
   if (unit >= hidden) return;
 
-  float sums[G][ROWS], of_state[G][ROWS];
+  // Of a GRU, what the reset gate meets is summed for itself: one more row.
+  constexpr int SUMS = CELL == StepCell::GRU ? 4 : G;
+  float sums[SUMS][ROWS];
 #pragma unroll
-  for (int i = 0; i < G * ROWS; i++) sums[i / ROWS][i % ROWS] = of_state[i / ROWS][i % ROWS] = 0.f;
-  if (!ids)
-    add_rows<W, G, ROWS>(w_ih + (i64)unit * pitch_ih, (i64)hidden * pitch_ih,
-                         scale_ih ? scale_ih + unit : nullptr, hidden, pitch_ih, smem, width, sums);
-  if (CELL != StepCell::LINEAR)
-    add_rows<W, G, ROWS>(w_hh + (i64)unit * pitch_hh, (i64)hidden * pitch_hh,
-                         scale_hh ? scale_hh + unit : nullptr, hidden, pitch_hh, smem + pitch_ih,
-                         width, of_state);
+  for (int i = 0; i < SUMS * ROWS; i++) sums[i / ROWS][i % ROWS] = 0.f;
+#pragma unroll 1
+  for (int of_state = ids ? 1 : 0; of_state < (CELL == StepCell::LINEAR ? 1 : 2); of_state++) {
+    const W *w = of_state ? w_hh : w_ih;
+    const float *scale = of_state ? scale_hh : scale_ih;
+    int pitch = of_state ? pitch_hh : pitch_ih;
+    float part[G][ROWS];
+    add_rows<W, G, ROWS>(w + (i64)unit * pitch, (i64)hidden * pitch, scale ? scale + unit : nullptr,
+                         hidden, pitch, smem + (of_state ? pitch_ih : 0), width, part);
+#pragma unroll
+    for (int g = 0; g < G; g++)
+#pragma unroll
+      for (int row = 0; row < ROWS; row++) {
+        bool apart = CELL == StepCell::GRU && g == 2 && of_state;
+        sums[g][row] += apart ? 0.f : part[g][row];
+        if (CELL == StepCell::GRU && g == 2) sums[SUMS - 1][row] += apart ? part[g][row] : 0.f;
+      }
+  }
   // Lane `row` takes the cell of that row.
-  float v[G], rec[G];
+  float v[SUMS];
 #pragma unroll
-  for (int g = 0; g < G; g++) {
-    v[g] = rec[g] = 0.f;
+  for (int g = 0; g < SUMS; g++) {
+    v[g] = 0.f;
 #pragma unroll
     for (int row = 0; row < ROWS; row++) {
-      float of_x = warp_sum(sums[g][row]), of_h = warp_sum(of_state[g][row]);
-      if (lane_id() == row) {
-        v[g] = of_x;
-        rec[g] = of_h;
-      }
+      float sum = warp_sum(sums[g][row]);
+      if (lane_id() == row) v[g] = sum;
     }
   }
   int row = base + lane_id();
@@ -141,15 +153,16 @@ __device__ __forceinline__ void recurrent_step(
   }
   i64 at = (i64)row * hidden + unit;
   if constexpr (CELL == StepCell::LSTM) {
-    float cell = sigmoid(v[1] + rec[1]) * c_prev[at] + sigmoid(v[0] + rec[0]) * tanh_by_exp(v[2] + rec[2]);
+    float i = sigmoid(v[0]), f = sigmoid(v[1]);
+    float cell = f * c_prev[at] + i * tanh_by_exp(v[2]);
     c[at] = cell;
-    h[at] = sigmoid(v[3] + rec[3]) * tanh_by_exp(cell);
+    h[at] = sigmoid(v[3]) * tanh_by_exp(cell);
   } else if constexpr (CELL == StepCell::GRU) {
-    float r = sigmoid(v[0] + rec[0] + b_hh[unit]), z = sigmoid(v[1] + rec[1] + b_hh[hidden + unit]);
-    float n = tanh_by_exp(v[2] + r * (rec[2] + b_hh[2 * hidden + unit]));
+    float r = sigmoid(v[0] + b_hh[unit]), z = sigmoid(v[1] + b_hh[hidden + unit]);
+    float n = tanh_by_exp(v[2] + r * (v[SUMS - 1] + b_hh[2 * hidden + unit]));
     h[at] = n + z * (h_prev[at] - n);
   } else if constexpr (CELL == StepCell::RNN) {
-    float sum = v[0] + rec[0];
+    float sum = v[0];
     h[at] = relu ? (sum < 0.f ? 0.f : sum) : tanh_by_exp(sum);
   } else {
     h[at] = v[0];
@@ -157,7 +170,7 @@ __device__ __forceinline__ void recurrent_step(
 }
 
 #define STEP(NAME, CELL, SUFFIX, W, ROWS)                                                         \
-  extern "C" __global__ void __launch_bounds__(128)                                               \
+  extern "C" __global__ void __launch_bounds__(128, 1)                                             \
       NAME##_step_##SUFFIX##_r##ROWS(                                                             \
           const W *w_ih, const float *scale_ih, const W *w_hh, const float *scale_hh,             \
           const float *b_ih, const float *b_hh, const float *table, const u32 *ids,               \

@@ -1,5 +1,5 @@
-// What blocks of one launch need to hand numbers to each other: loads and stores that go past L1, of
-// which (by the PTX memory model) each aligned 32-bit word is seen whole; and a clock.
+// What blocks of one launch need to hand numbers to each other: loads and stores that go past L1,
+// of which (by the PTX memory model) each aligned 32-bit word is seen whole.
 #pragma once
 #include "ptx.cuh"
 
@@ -28,16 +28,6 @@ __device__ __forceinline__ void exchange_store(void *at, u32 word) {
 #else
   if ((uintptr_t)at & 3) emu::die("exchange_store: misaligned address");
   std::atomic_ref<u32>(*(u32 *)at).store(word, std::memory_order_relaxed);
-#endif
-}
-
-__device__ __forceinline__ u64 nanoseconds() {
-#ifdef __CUDACC__
-  u64 now;
-  asm volatile("mov.u64 %0,%%globaltimer;" : "=l"(now));
-  return now;
-#else
-  return (u64)std::chrono::steady_clock::now().time_since_epoch().count();
 #endif
 }
 

@@ -78,7 +78,14 @@ impl Sequence {
     /// Bytes of a workspace; its content need not be anything.
     pub fn workspace_bytes(&self) -> usize {
         let Sizes { batch, hidden, .. } = self.sizes;
-        4 * (self.counters() + 4 * batch * hidden)
+        // Weights as a persistent kernel reads them, or what the plain form has between its kernels.
+        let packed = (self.pitch() + 32) * self.cell.gates() * (self.pitch() + 256) * self.element();
+        4 * self.counters() + packed.max(4 * 4 * batch * hidden)
+    }
+
+    /// Where in the workspace there is room behind the counters.
+    fn room(&self, workspace: u64) -> u64 {
+        workspace + 4 * self.counters() as u64
     }
 
     /// The status, and a counter for each pass and block of any variant.

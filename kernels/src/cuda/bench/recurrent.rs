@@ -177,7 +177,7 @@ fn one_step(bench: &mut Bench, cell: Cell, s: &Step) -> Result<(), Error> {
     let input = Input::Dense { x: x.ptr(), w_ih: packed(&w_ih) };
     let (w, b, from, to) = (packed(&w_hh), Some(bias.ptr()), h_prev.ptr(), h.ptr());
     // Within a recording, as a model's step is run: the launch itself is not what is timed.
-    let mut run = || match cell {
+    let run = || match cell {
         Cell::Lstm => lstm_step(gpu, s, input, w, b, from, from, to, c.ptr()),
         Cell::Gru => gru_step(gpu, s, input, w, b, bias.ptr(), from, to),
         Cell::Rnn(f) => rnn_step(gpu, s, input, w, b, from, to, f),

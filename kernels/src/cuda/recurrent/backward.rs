@@ -161,10 +161,12 @@ fn run(gpu: &dyn Gpu, q: &Sequence, b: &Backward, variant: Option<Variant>) -> R
     };
     prepare(gpu, q, (b.deltas, q.deltas_bytes()), None, None, b.workspace)?;
     let flags = q.flags() + plan.flags();
+    let weights = q.room(b.workspace);
+    let packed = plan.pack(gpu, q, b.w_hh, weights)?;
     let args = Args::new()
         .span(b.gates, gates * all)
         .optional(b.d_rec, gates * all)
-        .span(b.w_hh, gates * hidden * hidden * q.element())
+        .span(weights, packed)
         .span(b.deltas, q.deltas_bytes())
         .optional(b.first, first)
         .span(b.states, all)

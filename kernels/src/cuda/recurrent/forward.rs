@@ -125,9 +125,11 @@ fn run(gpu: &dyn Gpu, q: &Sequence, f: &Forward, variant: Option<Variant>) -> Re
     let (hidden, gates) = (q.sizes.hidden, q.cell.gates());
     let (first, all) = q.row_bytes(hidden);
     let flags = q.flags() + plan.flags() + i32::from(!f.keep_gates) * WITHOUT_GATES;
+    let weights = q.room(f.workspace);
+    let packed = plan.pack(gpu, q, f.w_hh, weights)?;
     let args = Args::new()
         .span(f.gates, gates * all)
-        .span(f.w_hh, gates * hidden * hidden * q.element())
+        .span(weights, packed)
         .optional(f.b_hh, 4 * gates * hidden)
         .span(f.states, q.states_bytes())
         .optional(if q.cell == Cell::Lstm { f.c0 } else { f.h0 }, first)

@@ -74,9 +74,9 @@ fn pack(gpu: &dyn Gpu, q: &Sequence, x: u64, y: u64, rows: usize) -> Result<(), 
 
 /// Clears the workspace; returns room for `[batch, 3 * hidden]` and zeros `[batch, hidden]` in it.
 fn rooms(gpu: &dyn Gpu, q: &Sequence, workspace: u64) -> Result<(u64, u64), Error> {
-    gpu.memset(workspace, 0, q.workspace_bytes())?;
-    let room = workspace + 4 * q.counters() as u64;
-    Ok((room, room + q.row_bytes(3 * q.sizes.hidden).0 as u64))
+    let (three, one) = (q.row_bytes(3 * q.sizes.hidden).0, q.row_bytes(q.sizes.hidden).0);
+    gpu.memset(workspace, 0, 4 * q.counters() + three + one)?;
+    Ok((q.room(workspace), q.room(workspace) + three as u64))
 }
 
 pub(super) fn forward(gpu: &dyn Gpu, q: &Sequence, f: &Forward) -> Result<(), Error> {

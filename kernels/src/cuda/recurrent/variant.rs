@@ -2,7 +2,7 @@
 //! of the batch to a group of blocks. Which of the ways that fit is the default, and all of them.
 
 use super::{BY_COUNTER, PROBE, Precision, ROWS, Sequence, THREADS, WARPS};
-use crate::cuda::{Error, Gpu, Launch};
+use crate::cuda::{Args, Error, Gpu, Launch};
 use crate::step::Cell;
 
 /// One way to run a sequence.
@@ -37,17 +37,17 @@ type Kernels = &'static [(usize, &'static [usize])];
 
 fn bf16_forward(cell: Cell) -> Kernels {
     match cell {
-        Cell::Lstm => &[(16, &[1, 2, 3, 4]), (8, &[1, 2, 3, 4]), (32, &[1, 2])],
-        Cell::Gru => &[(16, &[1, 2, 3, 4]), (32, &[1, 2, 3])],
-        Cell::Rnn(_) => &[(16, &[1, 2, 3, 4]), (32, &[1, 2, 3, 4])],
+        Cell::Lstm => &[(16, &[1, 2, 3, 4]), (8, &[3, 4]), (32, &[1, 2])],
+        Cell::Gru => &[(16, &[1, 2, 3, 4]), (32, &[2, 3])],
+        Cell::Rnn(_) => &[(16, &[1, 2, 3, 4]), (32, &[2, 4])],
     }
 }
 
 fn bf16_backward(cell: Cell) -> Kernels {
     match cell {
-        Cell::Lstm => &[(16, &[2, 4, 8, 12, 16]), (32, &[4, 8, 10])],
-        Cell::Gru => &[(16, &[2, 3, 6, 9, 12]), (32, &[3, 6, 9])],
-        Cell::Rnn(_) => &[(16, &[1, 2, 3, 4]), (32, &[1, 2, 3, 4])],
+        Cell::Lstm => &[(16, &[2, 4, 8, 12, 16]), (32, &[8, 10])],
+        Cell::Gru => &[(16, &[3, 6, 9, 12]), (32, &[6, 9])],
+        Cell::Rnn(_) => &[(16, &[1, 2, 3, 4]), (32, &[2, 4])],
     }
 }
 
@@ -62,6 +62,11 @@ pub(super) enum Pass {
 pub(super) struct Plan {
     pub kernel: String,
     pub launch: Launch,
+    /// Rows of the product that a block has, and how long its sum is.
+    m: usize,
+    length: usize,
+    turned: bool,
+    units: usize,
     /// Chunks (bf16) or elements (f32) of the sum that each warp has.
     pub span: usize,
     /// Times that a group goes through eight rows at each step.
@@ -134,7 +139,8 @@ impl Plan {
             .shared(shared(passes) as u32)
             .cooperative();
         let resident = gpu.resident_blocks(&kernel, &launch)? as usize;
-        let plan = Plan { kernel, launch, span, passes, wait };
+        let turned = pass == Pass::Backward;
+        let plan = Plan { kernel, launch, m, length, turned, units, span, passes, wait };
         Ok((slices * groups <= resident).then_some(plan))
     }
 
@@ -173,6 +179,45 @@ impl Plan {
                 Ok(best)
             }
         }
+    }
+
+    /// Puts `w_hh` where this launch reads it, in its order.
+    pub(super) fn pack(
+        &self,
+        gpu: &dyn Gpu,
+        q: &Sequence,
+        w_hh: u64,
+        to: u64,
+    ) -> Result<usize, Error> {
+        let (gates, hidden) = (q.cell.gates(), q.sizes.hidden);
+        let slices = self.launch.grid[0] as usize;
+        // Of 16 bytes, or floats.
+        let (pieces, bytes, of_block, of_warp) = match q.precision {
+            Precision::Bf16 => {
+                let pieces = slices * WARPS * self.span * self.m / 16 * 64;
+                (pieces, 16 * pieces, self.m / 16, self.span)
+            }
+            Precision::F32 => {
+                let pieces = slices * self.length * self.m;
+                (pieces, 4 * pieces, self.m, self.length)
+            }
+        };
+        let args = Args::new()
+            .span(w_hh, gates * hidden * hidden * q.element())
+            .span(to, bytes)
+            .i64(pieces as i64)
+            .i32(gates as i32)
+            .i32(hidden as i32)
+            .i32(q.pitch() as i32)
+            .i32(self.units as i32)
+            .i32(of_block as i32)
+            .i32(of_warp as i32)
+            .i32(i32::from(self.turned));
+        let kernel = format!("recurrent_weights_{}", q.suffix());
+        let launch = Launch::linear(pieces.div_ceil(256) as u32, 256);
+        // SAFETY: the kernel's parameters; it reads w_hh and writes the pieces.
+        unsafe { gpu.launch(&kernel, &launch, &args) }?;
+        Ok(bytes)
     }
 
     fn blocks(&self) -> u32 {
