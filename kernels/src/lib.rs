@@ -13,6 +13,8 @@ pub mod attention;
 pub mod batch_norm;
 pub mod conv;
 mod cpu;
+#[cfg(any(feature = "cuda", feature = "emu"))]
+pub mod cuda;
 pub mod elementwise;
 pub mod embedding;
 pub mod gemm;

@@ -1,0 +1,11 @@
+//! Timed cases of the family `attention`.
+
+use super::{Bench, Error};
+
+/// The cases.
+///
+/// # Errors
+/// Those of the device.
+pub fn cases(_bench: &mut Bench) -> Result<(), Error> {
+    Ok(())
+}

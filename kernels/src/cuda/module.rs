@@ -1,0 +1,130 @@
+//! From a kernel's name to its function: which file has it, loaded when it is first needed.
+
+use super::Error;
+use super::driver::refused;
+use cudarc::driver::{result, sys};
+use std::collections::HashMap;
+use std::ffi::CString;
+
+/// Family, architecture and text of each file in `kernels/cuda/prebuilt`.
+const PREBUILT: &[(&str, &str, &str)] = include!(concat!(env!("OUT_DIR"), "/prebuilt.rs"));
+
+/// Bytes of dynamic shared memory that a block may have without asking for more.
+const SHARED_BYTES_UNASKED: u32 = 48 * 1024;
+
+/// The modules of one context.
+pub(super) struct Modules {
+    /// The texts, and their modules once loaded.
+    modules: Vec<(String, Option<sys::CUmodule>)>,
+    /// In which of them each kernel is.
+    kernels: HashMap<String, usize>,
+    functions: HashMap<String, Function>,
+}
+
+// SAFETY: the handles belong to a context, not to a thread; the driver may be called with them from any.
+unsafe impl Send for Modules {}
+
+/// A function and the dynamic shared memory that it may have.
+#[derive(Clone, Copy)]
+struct Function {
+    handle: sys::CUfunction,
+    shared: u32,
+}
+
+impl Modules {
+    /// The files for a device of this compute capability. `ETUDE_PTX_DIR` names a folder with others of
+    /// the same names, to try a kernel without building the program anew.
+    pub(super) fn new(capability: (u32, u32)) -> Modules {
+        // Code for sm_90a runs on 9.0 alone; all newer ones take that for sm_80.
+        let arches: &[&str] = if capability == (9, 0) { &["sm80", "sm90a"] } else { &["sm80"] };
+        let folder = std::env::var("ETUDE_PTX_DIR").ok();
+        let mut modules: Vec<(String, Option<sys::CUmodule>)> = Vec::new();
+        let mut kernels = HashMap::new();
+        // The newer architecture comes last and wins.
+        for wanted in arches {
+            for (family, arch, text) in PREBUILT.iter().filter(|entry| entry.1 == *wanted) {
+                let other = folder.as_ref().map(|folder| format!("{folder}/{family}.{arch}.ptx"));
+                let other = other.and_then(|path| std::fs::read_to_string(path).ok());
+                modules.push((other.unwrap_or_else(|| (*text).to_string()), None));
+                let text = &modules[modules.len() - 1].0;
+                for name in entries(text) {
+                    kernels.insert(name.to_string(), modules.len() - 1);
+                }
+            }
+        }
+        Modules { modules, kernels, functions: HashMap::new() }
+    }
+
+    /// The function of this name, allowed to have `shared` bytes of dynamic shared memory. The context
+    /// is current.
+    pub(super) fn function(&mut self, name: &str, shared: u32) -> Result<sys::CUfunction, Error> {
+        if !self.functions.contains_key(name) {
+            let handle = self.load(name)?;
+            let function = Function { handle, shared: SHARED_BYTES_UNASKED };
+            self.functions.insert(name.to_string(), function);
+        }
+        let unknown = || Error::UnknownKernel { name: name.to_string() };
+        let function = self.functions.get_mut(name).ok_or_else(unknown)?;
+        if shared > function.shared {
+            let attribute =
+                sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            // SAFETY: the handle came from a module that is loaded still.
+            unsafe {
+                result::function::set_function_attribute(
+                    function.handle,
+                    attribute,
+                    shared.cast_signed(),
+                )
+            }
+            .map_err(|e| Error::Launch {
+                kernel: name.to_string(),
+                why: format!("{shared} bytes of shared memory: {}", super::driver::error_name(&e)),
+            })?;
+            function.shared = shared;
+        }
+        Ok(function.handle)
+    }
+
+    fn load(&mut self, name: &str) -> Result<sys::CUfunction, Error> {
+        let unknown = || Error::UnknownKernel { name: name.to_string() };
+        let (text, loaded) = &mut self.modules[*self.kernels.get(name).ok_or_else(unknown)?];
+        let module = match loaded {
+            Some(module) => *module,
+            None => {
+                let image = CString::new(text.as_bytes()).map_err(|_| unknown())?;
+                // SAFETY: the image is text that ends in NUL, as the driver wants PTX.
+                let module = unsafe { result::module::load_data(image.as_ptr().cast()) }
+                    .map_err(refused("load of PTX"))?;
+                *loaded.insert(module)
+            }
+        };
+        let symbol = CString::new(name).map_err(|_| unknown())?;
+        // SAFETY: the module was loaded just now or before, and is not unloaded before its context ends.
+        unsafe { result::module::get_function(module, symbol) }.map_err(refused("load of a kernel"))
+    }
+}
+
+/// The kernels of a PTX text.
+fn entries(text: &str) -> impl Iterator<Item = &str> {
+    text.split(".entry ").skip(1).filter_map(|after| after.split(['(', '\n', ' ']).next())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kernel_has_code_for_both_architectures() {
+        let mut by_arch: HashMap<&str, Vec<&str>> = HashMap::new();
+        for (_, arch, text) in PREBUILT {
+            by_arch.entry(arch).or_default().extend(entries(text));
+        }
+        assert!(by_arch["sm80"].contains(&"axpy_plain"));
+        let (mut old, mut new) = (by_arch["sm80"].clone(), by_arch["sm90a"].clone());
+        old.sort_unstable();
+        new.sort_unstable();
+        assert_eq!(old, new);
+        old.dedup();
+        assert_eq!(old.len(), new.len(), "two kernels of one name");
+    }
+}

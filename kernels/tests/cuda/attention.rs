@@ -1,0 +1,5 @@
+//! Checks of the family `attention`.
+
+use super::Check;
+
+pub const CHECKS: &[Check] = &[];

@@ -1,0 +1,5 @@
+//! Checks of the family `norm`.
+
+use super::Check;
+
+pub const CHECKS: &[Check] = &[];

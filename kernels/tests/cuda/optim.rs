@@ -1,0 +1,5 @@
+//! Checks of the family `optim`.
+
+use super::Check;
+
+pub const CHECKS: &[Check] = &[];

@@ -1,0 +1,5 @@
+//! Checks of the family `random`.
+
+use super::Check;
+
+pub const CHECKS: &[Check] = &[];
