@@ -89,9 +89,13 @@ __device__ __forceinline__ void of_axis(const float *x, float *y, float *second,
   for (int k = 0; k < V; k++) room[(down * V + k) * lanes + lane] = sum[k];
   __syncthreads();
   if (down || i >= inner) return;
-  // Partial sums lie as [part][o][i].
-  float *to = y + (parts > 1 ? (part * outer + o) * inner : o * inner) + i;
-  if (parts == 1 && second && o == 1) to = second + i;
+  // Partial sums lie as [part][o][i]; the second half of the results may have a place of its own.
+  i64 result = o * inner + i, half = outer * inner / 2;
+  float *to = y + result;
+  if (parts > 1)
+    to += part * outer * inner;
+  else if (second && result >= half)
+    to = second + (result - half);
   for (int k = 0; k < V; k++) {
     float total = 0.f;
     for (int h = 0; h < height; h++) total += room[(h * V + k) * lanes + lane];
