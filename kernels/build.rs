@@ -3,10 +3,10 @@
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
-    println!("cargo:rerun-if-changed=cuda");
     #[cfg(feature = "emu")]
     emulator::build();
     if std::env::var_os("CARGO_FEATURE_CUDA").is_some() {
+        println!("cargo:rerun-if-changed=cuda/prebuilt");
         embed_ptx();
     }
 }
@@ -38,54 +38,85 @@ fn sorted_files(folder: &str, end: &str) -> Vec<String> {
 #[cfg(feature = "emu")]
 mod emulator {
     use std::fmt::Write;
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    use std::path::Path;
     use std::{env, fs};
 
     /// Compiles every family as a unit of its own, in a namespace of its own: two families may use one
-    /// name for different helpers.
+    /// name for different helpers. A family whose files have not changed keeps its object.
     pub fn build() {
-        // A run with an address sanitizer; a test may also name the one family it is about.
+        // Sources from elsewhere, for the test that takes out barriers; an address sanitizer.
+        println!("cargo:rerun-if-env-changed=ETUDE_EMU_SOURCES");
         println!("cargo:rerun-if-env-changed=ETUDE_EMU_SANITIZE");
         let out = env::var("OUT_DIR").expect("cargo sets it");
-        let root = env::var("CARGO_MANIFEST_DIR").expect("cargo sets it");
+        let root = env::var("ETUDE_EMU_SOURCES")
+            .unwrap_or_else(|_| env::var("CARGO_MANIFEST_DIR").expect("cargo sets it") + "/cuda");
+        println!("cargo:rerun-if-changed={root}");
+        let shared = shared_hash(&root);
         let (mut declarations, mut calls) = (String::new(), String::new());
-        let mut files = Vec::new();
-        for source in super::sorted_files(&format!("{root}/cuda"), ".cu") {
+        let mut library = compiler(&root);
+        for source in super::sorted_files(&root, ".cu") {
             let family = source.rsplit('/').next().unwrap_or_default().trim_end_matches(".cu");
-            let file = format!("{out}/emu_{family}.cpp");
-            let include = format!(
-                "#include \"common/ptx.cuh\"\n#include \"common/reduce.cuh\"\n\
-                 namespace family_{family} {{\n#include \"{family}.cu\"\n}}\n"
-            );
-            write_changed(&file, &include);
-            let expanded = compiler(&root).define("EMU_LIST", None).file(&file).expand();
-            let mut table = String::new();
-            for name in kernels(&String::from_utf8_lossy(&expanded)) {
-                writeln!(table, "  if (!strcmp(name, \"{name}\")) return emu_call(family_{family}::{name}, run);")
-                    .expect("a string takes all");
-            }
-            write_changed(
-                &file,
-                &format!(
-                    "{include}#include \"emu/launch_table.h\"\n\
-                     int emu_find_{family}(const char *name, const EmuRun &run) {{\n{table}  return 1;\n}}\n"
-                ),
-            );
-            files.push(file);
+            library.object(family_object(&root, &out, family, &source, shared));
             writeln!(declarations, "int emu_find_{family}(const char *, const EmuRun &);")
                 .expect("a string takes all");
             writeln!(calls, "  if (int r = emu_find_{family}(name, run); r != 1) return r;")
                 .expect("a string takes all");
         }
         let table = format!("{out}/emu_table.cpp");
-        write_changed(
-            &table,
-            &format!(
-                "#include \"common/ptx.cuh\"\n#include \"emu/launch_table.h\"\n{declarations}\
-                 int emu_find(const char *name, const EmuRun &run) {{\n{calls}  return 1;\n}}\n\
-                 #include \"emu/launch_entry.h\"\n"
-            ),
+        let text = format!(
+            "#include \"common/ptx.cuh\"\n#include \"emu/launch_table.h\"\n{declarations}\
+             int emu_find(const char *name, const EmuRun &run) {{\n{calls}  return 1;\n}}\n\
+             #include \"emu/launch_entry.h\"\n"
         );
-        compiler(&root).files(files).file(table).compile("etude_emu");
+        fs::write(&table, text).expect("OUT_DIR can be written");
+        library.file(table).compile("etude_emu");
+    }
+
+    /// The object of one family, compiled if it has to be.
+    fn family_object(root: &str, out: &str, family: &str, source: &str, shared: u64) -> String {
+        let mut hash = DefaultHasher::new();
+        (shared, fs::read(source).expect("a source that was listed")).hash(&mut hash);
+        let object = format!("{out}/emu_{family}_{:016x}.o", hash.finish());
+        if Path::new(&object).exists() {
+            return object;
+        }
+        let file = format!("{out}/emu_{family}.cpp");
+        let include = format!(
+            "#include \"common/ptx.cuh\"\n#include \"common/reduce.cuh\"\n\
+             namespace family_{family} {{\n#include \"{family}.cu\"\n}}\n"
+        );
+        fs::write(&file, &include).expect("OUT_DIR can be written");
+        let expanded = compiler(root).define("EMU_LIST", None).file(&file).expand();
+        let mut table = String::new();
+        for name in kernels(&String::from_utf8_lossy(&expanded)) {
+            let call = format!("emu_call(family_{family}::{name}, run)");
+            writeln!(table, "  if (!strcmp(name, \"{name}\")) return {call};")
+                .expect("a string takes all");
+        }
+        let text = format!(
+            "{include}#include \"emu/launch_table.h\"\n\
+             int emu_find_{family}(const char *name, const EmuRun &run) {{\n{table}  return 1;\n}}\n"
+        );
+        fs::write(&file, text).expect("OUT_DIR can be written");
+        let made = compiler(root).file(&file).compile_intermediates();
+        fs::rename(&made[0], &object).expect("OUT_DIR can be written");
+        object
+    }
+
+    /// Of everything that all families depend on: the headers and the flags.
+    fn shared_hash(root: &str) -> u64 {
+        let mut hash = DefaultHasher::new();
+        include_bytes!("build.rs").hash(&mut hash);
+        env::var_os("ETUDE_EMU_SANITIZE").hash(&mut hash);
+        for folder in [format!("{root}/common"), format!("{root}/emu"), root.to_string()] {
+            for end in [".cuh", ".h"] {
+                for header in super::sorted_files(&folder, end) {
+                    fs::read(header).expect("a header that was listed").hash(&mut hash);
+                }
+            }
+        }
+        hash.finish()
     }
 
     fn compiler(root: &str) -> cc::Build {
@@ -97,10 +128,8 @@ mod emulator {
             .debug(false)
             .flag("-pthread")
             .flag("-ffp-contract=off")
-            .flag("-Wno-unknown-pragmas")
-            .flag("-Wno-unused-parameter")
             .flag("-Wno-psabi")
-            .include(format!("{root}/cuda"))
+            .include(root)
             .warnings(false);
         #[cfg(target_arch = "x86_64")]
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
@@ -121,11 +150,5 @@ mod emulator {
                 after[..open].split_whitespace().last().expect("a kernel has a name")
             })
             .collect()
-    }
-
-    fn write_changed(path: &str, text: &str) {
-        if fs::read_to_string(path).ok().as_deref() != Some(text) {
-            fs::write(path, text).expect("OUT_DIR can be written");
-        }
     }
 }

@@ -1,7 +1,7 @@
 //! Every CUDA kernel on the emulator, under all three schedules, against references in f64.
 //!
 //! `cargo test -p etude-kernels --features emu --test emu_parity -- gemm` runs the checks with `gemm` in
-//! their names; `--schedule lifo` keeps to one schedule.
+//! their names; `--schedule lifo` keeps to one schedule, `--fail-fast` stops at the first that fails.
 
 mod cuda;
 
@@ -9,7 +9,7 @@ use etude_kernels::cuda::emulator::{Emulator, Schedule};
 
 fn main() {
     let mut schedules = Schedule::ALL.to_vec();
-    let mut filter = String::new();
+    let (mut filter, mut fail_fast) = (String::new(), false);
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         match word.as_str() {
@@ -18,6 +18,7 @@ fn main() {
                 schedules.retain(|schedule| format!("{schedule:?}").eq_ignore_ascii_case(&name));
                 assert!(!schedules.is_empty(), "--schedule takes fifo, lifo or shuffle");
             }
+            "--fail-fast" => fail_fast = true,
             flag if flag.starts_with('-') => {} // what the usual test harness takes
             _ => filter = word,
         }
@@ -26,7 +27,7 @@ fn main() {
     for schedule in schedules {
         let emulator = Emulator::new(schedule);
         println!("{schedule:?}");
-        let (more_failed, more) = cuda::run_checks(&emulator, &filter);
+        let (more_failed, more) = cuda::run_checks(&emulator, &filter, fail_fast);
         failed += more_failed;
         ran += more;
     }

@@ -17,6 +17,7 @@ mod random;
 mod recurrent;
 mod rows;
 mod sample;
+mod wrappers;
 
 use etude_kernels::cuda::Gpu;
 use etude_kernels::philox;
@@ -31,6 +32,7 @@ pub struct Check {
 
 /// Every family's checks.
 pub const FAMILIES: &[(&str, &[Check])] = &[
+    ("wrappers", wrappers::CHECKS),
     ("copy", copy::CHECKS),
     ("gemm", gemm::CHECKS),
     ("attention", attention::CHECKS),
@@ -87,8 +89,8 @@ pub fn worst(what: &str, want: &[f64], got: &[f32], tolerance: impl Fn(usize) ->
 }
 
 /// Runs the checks whose `family/name` contains `filter`, prints a line for each and tells how many
-/// failed and how many ran.
-pub fn run_checks(gpu: &dyn Gpu, filter: &str) -> (usize, usize) {
+/// failed and how many ran. `fail_fast`: stops at the first that fails.
+pub fn run_checks(gpu: &dyn Gpu, filter: &str, fail_fast: bool) -> (usize, usize) {
     let (mut failed, mut ran) = (0, 0);
     for (family, checks) in FAMILIES {
         for check in *checks {
@@ -105,6 +107,9 @@ pub fn run_checks(gpu: &dyn Gpu, filter: &str) -> (usize, usize) {
             println!("{name}: {worst:.3} of the tolerance, {seconds:.2} s, {verdict}");
             ran += 1;
             failed += usize::from(!good);
+            if fail_fast && !good {
+                return (failed, ran);
+            }
         }
     }
     (failed, ran)

@@ -1,0 +1,174 @@
+#!/usr/bin/env python3
+"""Takes out each barrier and each wait of the CUDA kernels in turn; a check must then fail.
+
+    python3 kernels/cuda/emu/mutate.py            # all families
+    python3 kernels/cuda/emu/mutate.py gemm conv  # these
+    python3 kernels/cuda/emu/mutate.py --list     # what would be taken out
+
+All of them are compiled in at once, each behind a number that the environment chooses, so there is one
+build; then the checks of the family run under the greedy schedule and, if they pass, first in first out.
+What may escape stands in exceptions/<family>.toml, one table each, with its reason:
+
+    [[exception]]
+    file = "gemm.cu"
+    call = "__syncwarp()"  # as it is printed
+    nth = 1                # which one of its kind in the file
+    reason = "why no check can see it, and why it stays"
+"""
+import argparse
+import concurrent.futures
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+
+HERE = pathlib.Path(__file__).resolve().parent
+CUDA = HERE.parent
+ROOT = CUDA.parent.parent
+WORK = ROOT / "target" / "mutate"
+CALL = re.compile(
+    r"\b(__syncthreads\(\)|__syncwarp\([^;{}]*\)|(?:named|grid|mbar|cluster)\w*_(?:barrier|sync|arrive|wait)\w*\([^;{}]*\)|"
+    r"\w*barrier\w*\([^;{}]*\)|\w+_wait(?:_all)?(?:<[^;{}]*>)?\([^;{}]*\)|\w+_wait<[^;{}]*>\(\))\s*;")
+# Which checks see a header that several families share.
+SHARED = {"common/reduce.cuh": "wrappers", "common/ptx.cuh": "wrappers"}
+
+
+def sites(families):
+    """Every statement to take out: file, the checks that must see it, line, text, place."""
+    found = []
+    files = [(f"{f}.cu", f) for f in families]
+    files += [(name, check) for name, check in SHARED.items() if check in families]
+    for header in sorted(CUDA.glob("common/ptx_*.cuh")):
+        family = header.stem[len("ptx_"):]
+        files.append((f"common/{header.name}", next((f for f in families if f.startswith(family)), None)))
+    for name, check in files:
+        path = CUDA / name
+        if check is None or not path.exists():
+            continue
+        text = path.read_text()
+        # Of the shared wrappers, what is behind the last #endif is compiled in both ways.
+        start = text.rfind("\n#endif") if name.startswith("common/ptx") else 0
+        seen = {}
+        for match in CALL.finditer(text, max(start, 0)):
+            before = text[:match.start()]
+            line = before.count("\n") + 1
+            code = before[before.rfind("\n") + 1:]
+            if "//" in code or code.lstrip().startswith(("*", "#")):
+                continue
+            if re.search(r"\b(void|inline|__forceinline__|u32|int|return)\s+$", before):
+                continue  # a declaration
+            call = " ".join(match.group(1).split())
+            seen[call] = seen.get(call, 0) + 1
+            found.append({"file": name, "check": check, "line": line, "call": call, "nth": seen[call],
+                          "start": match.start(1), "end": match.end(1)})
+    for number, site in enumerate(found, 1):
+        site["number"] = number
+    return found
+
+
+def write_copy(found):
+    """The sources with each statement behind its number."""
+    copy = WORK / "cuda"
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(CUDA, copy, ignore=shutil.ignore_patterns("prebuilt", "__pycache__", "*.py", "budget"))
+    for name in {site["file"] for site in found}:
+        text = (copy / name).read_text()
+        for site in sorted((s for s in found if s["file"] == name), key=lambda s: -s["start"]):
+            call = text[site["start"]:site["end"]]
+            kept = f"(emu::taken_out == {site['number']} ? (void)0 : (void)({call}))"
+            text = text[:site["start"]] + kept + text[site["end"]:]
+        (copy / name).write_text(text)
+    core = copy / "emu" / "cuda_emu.h"
+    text = core.read_text()
+    mark = "inline thread_local Block *block = nullptr;"
+    assert mark in text
+    core.write_text(text.replace(mark, "inline const int taken_out = getenv(\"ETUDE_EMU_TAKEN_OUT\") ? "
+                                       "atoi(getenv(\"ETUDE_EMU_TAKEN_OUT\")) : 0;\n" + mark))
+    return copy
+
+
+def compile_tests(copy):
+    """The test program with everything built in."""
+    environment = dict(os.environ, ETUDE_EMU_SOURCES=str(copy))
+    done = subprocess.run(["cargo", "test", "--locked", "--no-run", "--message-format=json", "-p", "etude-kernels",
+                           "--features", "emu", "--test", "emu_parity", "--target-dir", str(WORK / "target")],
+                          cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.exit("the copy does not build")
+    messages = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    return next(m["executable"] for m in messages if m.get("executable") and m["target"]["name"] == "emu_parity")
+
+
+def caught(program, number, check, schedule, timeout):
+    """Whether the checks fail with this statement taken out, and how."""
+    environment = dict(os.environ, ETUDE_EMU_TAKEN_OUT=str(number), RUST_BACKTRACE="0")
+    command = [program, f"{check}/", "--schedule", schedule, "--fail-fast"]
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
+    except subprocess.TimeoutExpired:
+        return "hangs"
+    if done.returncode == 0:
+        return None
+    return "deadlock" if "EMU ERROR" in done.stderr else "wrong"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("families", nargs="*", help="all, where none is named")
+    parser.add_argument("--list", action="store_true", help="only list the statements")
+    parser.add_argument("--schedules", default="lifo,fifo")
+    parser.add_argument("--timeout", type=float, default=120, help="seconds for one run of a family's checks")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    options = parser.parse_args()
+    families = options.families or sorted(path.stem for path in CUDA.glob("*.cu"))
+    found = sites(families)
+    if options.list:
+        for site in found:
+            print(f"{site['file']}:{site['line']}: {site['call']}")
+        return 0
+    program = compile_tests(write_copy(found))
+    schedules = options.schedules.split(",")
+    allowed = [exception for path in sorted((HERE / "exceptions").glob("*.toml"))
+               for exception in tomllib.loads(path.read_text())["exception"]]
+    for check in sorted({site["check"] for site in found}):
+        for schedule in schedules:
+            if caught(program, 0, check, schedule, options.timeout):
+                sys.exit(f"{check}: the checks fail under {schedule} with nothing taken out")
+
+    def judge(site):
+        for schedule in schedules:
+            how = caught(program, site["number"], site["check"], schedule, options.timeout)
+            if how:
+                return f"{how} under {schedule}"
+        return None
+
+    escaped, excused, used = [], 0, []
+    with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+        for site, verdict in zip(found, pool.map(judge, found)):
+            place = f"{site['file']}:{site['line']:<4} {site['call']}"
+            if verdict is None:
+                reason = next((e for e in allowed if e["file"] == site["file"] and e["call"] == site["call"] and
+                               e["nth"] == site["nth"]), None)
+                if reason:
+                    excused += 1
+                    used.append(reason)
+                    verdict = f"escapes, as told: {reason['reason']}"
+                else:
+                    escaped.append(place)
+                    verdict = f"ESCAPES (number {site['nth']} of its kind in the file)"
+            print(f"{place:80} {verdict}", flush=True)
+    total = len(found)
+    print(f"{total} taken out, {total - len(escaped) - excused} caught, {excused} excused, {len(escaped)} escaped")
+    for reason in allowed:
+        if reason not in used and reason["file"] in {site["file"] for site in found}:
+            print(f"an exception that is none: {reason['file']} {reason['call']} {reason['nth']}")
+            escaped.append("")
+    return bool(escaped)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
