@@ -57,7 +57,7 @@ template <int V>
 __device__ __forceinline__ void of_axis(const float *x, float *y, float *second, i64 outer, i64 dim,
                                         i64 inner, int lanes, i64 chunk, int accumulate,
                                         float *room) {
-  i64 tiles = ceil_div(inner, (i64)lanes * V), parts = ceil_div(dim, chunk);
+  i64 tiles = ceil_div(inner, (i64)lanes * V), parts = dim ? ceil_div(dim, chunk) : 1;
   i64 tile = blockIdx.x % tiles, part = blockIdx.x / tiles % parts, o = blockIdx.x / tiles / parts;
   int lane = threadIdx.x % lanes, down = threadIdx.x / lanes, height = blockDim.x / lanes;
   i64 i = (tile * lanes + lane) * V;
