@@ -73,12 +73,13 @@ mod emulator {
         library.file(table).compile("etude_emu");
     }
 
-    /// The object of one family, compiled if it has to be.
+    /// The object of one family, compiled if what the compiler sees of it has changed.
     fn family_object(root: &str, out: &str, family: &str, source: &str, shared: u64) -> String {
-        let mut hash = DefaultHasher::new();
-        (shared, fs::read(source).expect("a source that was listed")).hash(&mut hash);
-        let object = format!("{out}/emu_{family}_{:016x}.o", hash.finish());
-        if Path::new(&object).exists() {
+        let quick = hash_of(&(shared, fs::read(source).expect("a source that was listed")));
+        let known = format!("{out}/emu_{family}.{quick:016x}");
+        if let Ok(object) = fs::read_to_string(&known)
+            && Path::new(&object).exists()
+        {
             return object;
         }
         let file = format!("{out}/emu_{family}.cpp");
@@ -88,20 +89,30 @@ mod emulator {
         );
         fs::write(&file, &include).expect("OUT_DIR can be written");
         let expanded = compiler(root).define("EMU_LIST", None).file(&file).expand();
-        let mut table = String::new();
-        for name in kernels(&String::from_utf8_lossy(&expanded)) {
-            let call = format!("emu_call(family_{family}::{name}, run)");
-            writeln!(table, "  if (!strcmp(name, \"{name}\")) return {call};")
-                .expect("a string takes all");
+        let flags = env::var_os("ETUDE_EMU_SANITIZE");
+        let object = format!("{out}/emu_{family}_{:016x}.o", hash_of(&(&expanded, flags)));
+        if !Path::new(&object).exists() {
+            let mut table = String::new();
+            for name in kernels(&String::from_utf8_lossy(&expanded)) {
+                let call = format!("emu_call(family_{family}::{name}, run)");
+                writeln!(table, "  if (!strcmp(name, \"{name}\")) return {call};")
+                    .expect("a string takes all");
+            }
+            let find = format!("int emu_find_{family}(const char *name, const EmuRun &run)");
+            let table = format!("{find} {{\n{table}  return 1;\n}}\n");
+            let text = format!("{include}#include \"emu/launch_table.h\"\n{table}");
+            fs::write(&file, text).expect("OUT_DIR can be written");
+            let made = compiler(root).file(&file).compile_intermediates();
+            fs::rename(&made[0], &object).expect("OUT_DIR can be written");
         }
-        let text = format!(
-            "{include}#include \"emu/launch_table.h\"\n\
-             int emu_find_{family}(const char *name, const EmuRun &run) {{\n{table}  return 1;\n}}\n"
-        );
-        fs::write(&file, text).expect("OUT_DIR can be written");
-        let made = compiler(root).file(&file).compile_intermediates();
-        fs::rename(&made[0], &object).expect("OUT_DIR can be written");
+        fs::write(known, &object).expect("OUT_DIR can be written");
         object
+    }
+
+    fn hash_of(what: &impl Hash) -> u64 {
+        let mut hash = DefaultHasher::new();
+        what.hash(&mut hash);
+        hash.finish()
     }
 
     /// Of everything that all families depend on: the headers and the flags.

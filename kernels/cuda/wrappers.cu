@@ -126,8 +126,8 @@ extern "C" __global__ void __launch_bounds__(64) wrappers_warp(const u32 *x, u32
   y[704 + t] = __popc(v) | __clz((int)v) << 8 | __ffs((int)v) << 16 | l << 24;
 }
 
-// The sum of x [256] over a block, the maximum and the sum of the doubles, as each thread has it, in y
-// [3, 256]; and atomics: counts [2] f32 and z [4] u32, which start as 0.
+// The sum of x [256] over a block, the maximum and the sum of the doubles, as each thread has it,
+// in y [3, 256]; and atomics: counts [2] f32 and z [4] u32, which start as 0.
 extern "C" __global__ void __launch_bounds__(256)
     wrappers_block(const float *x, float *y, float *counts, u32 *z) {
   DYN_SMEM(float, scratch);

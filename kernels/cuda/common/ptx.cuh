@@ -140,7 +140,8 @@ __device__ __forceinline__ void ldmatrix_x1_trans(u32 (&r)[1], const void *smem)
 
 // --- Tensor cores: c += a b. With g = lane / 4 and t = lane % 4, `c` holds (row, column)
 // (g, 2t), (g, 2t+1), (g+8, 2t), (g+8, 2t+1) of 16x8.
-// bf16: a (g, 2t..), (g+8, 2t..), (g, 2t+8..), (g+8, 2t+8..) of 16x16; b (2t.., g), (2t+8.., g) of 16x8.
+// bf16: a (g, 2t..), (g+8, 2t..), (g, 2t+8..), (g+8, 2t+8..) of 16x16; b (2t.., g), (2t+8.., g) of
+// 16x8.
 __device__ __forceinline__ void mma_bf16_16816(float (&c)[4], const u32 (&a)[4],
                                                const u32 (&b)[2]) {
   asm volatile(
@@ -201,9 +202,9 @@ __device__ __forceinline__ float sqrt_approx(float x) {
 #include "../emu/ptx_emu.h"
 #endif
 
-// Barrier over all blocks of a cooperative launch. `count` is zero before the launch and only grows:
-// the i-th barrier, from 1, waits for `target` = i * blocks. What any thread wrote before it, every
-// thread of every block sees after it, if it reads past L1 (load_l2, cp_async16).
+// Barrier over all blocks of a cooperative launch. `count` is zero before the launch and only
+// grows: the i-th barrier, from 1, waits for `target` = i * blocks. What any thread wrote before it,
+// every thread of every block sees after it, if it reads past L1 (load_l2, cp_async16).
 __device__ __forceinline__ void grid_barrier(u32 *count, u32 target) {
   __syncthreads();
   if (threadIdx.x == 0) {

@@ -1,6 +1,9 @@
 // What nvcc knows without a header: vector types, barriers, shuffles, votes, atomics, intrinsics.
 #pragma once
 
+using std::max;
+using std::min;
+
 #define EMU_VECTOR(T, name, align)                                          \
   struct __attribute__((aligned(2 * sizeof(T)))) name##2 { T x, y; };       \
   struct name##3 { T x, y, z; };                                            \
@@ -95,7 +98,8 @@ inline T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = 32) 
 }
 inline unsigned __ballot_sync(unsigned mask, int predicate) {
   unsigned mine = predicate ? 1u << (emu::self->linear & 31) : 0;
-  return emu::reduce_lanes(emu::OP_BALLOT, mask, mine, [](unsigned a, unsigned b) { return a | b; });
+  auto either = [](unsigned a, unsigned b) { return a | b; };
+  return emu::reduce_lanes(emu::OP_BALLOT, mask, mine, either);
 }
 inline int __any_sync(unsigned mask, int predicate) {
   return emu::reduce_lanes(emu::OP_ANY, mask, (int)!!predicate, [](int a, int b) { return a | b; });
@@ -149,8 +153,8 @@ inline T atomic_update(T *p, F f) {
 #define EMU_ATOMIC(T)                                                                           \
   inline T atomicAdd(T *p, T v) { return emu::atomic_update(p, [v](T x) { return (T)(x + v); }); } \
   inline T atomicSub(T *p, T v) { return emu::atomic_update(p, [v](T x) { return (T)(x - v); }); } \
-  inline T atomicMax(T *p, T v) { return emu::atomic_update(p, [v](T x) { return x > v ? x : v; }); } \
-  inline T atomicMin(T *p, T v) { return emu::atomic_update(p, [v](T x) { return x < v ? x : v; }); } \
+  inline T atomicMax(T *p, T v) { return emu::atomic_update(p, [v](T x) { return max(x, v); }); } \
+  inline T atomicMin(T *p, T v) { return emu::atomic_update(p, [v](T x) { return min(x, v); }); } \
   inline T atomicAnd(T *p, T v) { return emu::atomic_update(p, [v](T x) { return (T)(x & v); }); } \
   inline T atomicOr(T *p, T v) { return emu::atomic_update(p, [v](T x) { return (T)(x | v); }); }  \
   inline T atomicExch(T *p, T v) { return emu::atomic_update(p, [v](T) { return v; }); }        \
@@ -224,5 +228,3 @@ inline float __uint2float_rn(unsigned x) { return (float)x; }
 inline float __int2float_rn(int x) { return (float)x; }
 inline int __float2int_rn(float x) { return (int)nearbyintf(x); }
 inline int __float2int_rd(float x) { return (int)floorf(x); }
-using std::max;
-using std::min;

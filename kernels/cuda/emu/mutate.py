@@ -33,27 +33,46 @@ WORK = ROOT / "target" / "mutate"
 CALL = re.compile(
     r"\b(__syncthreads\(\)|__syncwarp\([^;{}]*\)|(?:named|grid|mbar|cluster)\w*_(?:barrier|sync|arrive|wait)\w*\([^;{}]*\)|"
     r"\w*barrier\w*\([^;{}]*\)|\w+_wait(?:_all)?(?:<[^;{}]*>)?\([^;{}]*\)|\w+_wait<[^;{}]*>\(\))\s*;")
-# Which checks see a header that several families share.
-SHARED = {"common/reduce.cuh": "wrappers", "common/ptx.cuh": "wrappers"}
+# Source files whose name does not begin with the family that checks them.
+FAMILY = {"gemv": "gemm", "reduce": "rows"}
 
 
-def sites(families):
-    """Every statement to take out: file, the checks that must see it, line, text, place."""
-    found = []
-    files = [(f"{f}.cu", f) for f in families]
-    files += [(name, check) for name, check in SHARED.items() if check in families]
-    for header in sorted(CUDA.glob("common/ptx_*.cuh")):
-        family = header.stem[len("ptx_"):]
-        files.append((f"common/{header.name}", next((f for f in families if f.startswith(family)), None)))
-    for name, check in files:
-        path = CUDA / name
-        if check is None or not path.exists():
+def included(path, seen=None):
+    """The headers that a file includes, and theirs."""
+    seen = set() if seen is None else seen
+    for name in re.findall(r'#include "([^"]+)"', path.read_text()):
+        for header in (path.parent / name, CUDA / name):
+            if header.exists() and header.resolve() not in seen:
+                seen.add(header.resolve())
+                included(header, seen)
+    return seen
+
+
+def sites(wanted):
+    """Every statement to take out: file, the families that must see it, line, text, place."""
+    families = re.findall(r'\("(\w+)", \w+::CHECKS\)', (ROOT / "kernels/tests/cuda/mod.rs").read_text())
+    checks = {}
+    for path in sorted(CUDA.glob("*.cu")):
+        family = FAMILY.get(path.stem, path.stem.split("_")[0])
+        if family not in families:
+            sys.exit(f"{path.name}: which family checks it? Its name should begin with one of {families}")
+        if wanted and family not in wanted:
             continue
+        for file in [path.resolve(), *included(path)]:
+            if "emu" not in file.relative_to(CUDA).parts and family not in checks.setdefault(file, []):
+                checks[file].append(family)
+    found = []
+    for path, by in sorted(checks.items()):
+        name = str(path.relative_to(CUDA))
+        if name in ("common/ptx.cuh", "common/reduce.cuh"):
+            by = [family for family in by if family == "wrappers"]  # its checks see all of them
+            if not by:
+                continue
         text = path.read_text()
-        # Of the shared wrappers, what is behind the last #endif is compiled in both ways.
-        start = text.rfind("\n#endif") if name.startswith("common/ptx") else 0
+        # Of the wrappers, what stands behind the last #endif is compiled in both ways.
+        start = max(text.rfind("\n#endif"), 0) if name.startswith("common/ptx") else 0
         seen = {}
-        for match in CALL.finditer(text, max(start, 0)):
+        for match in CALL.finditer(text, start):
             before = text[:match.start()]
             line = before.count("\n") + 1
             code = before[before.rfind("\n") + 1:]
@@ -63,7 +82,7 @@ def sites(families):
                 continue  # a declaration
             call = " ".join(match.group(1).split())
             seen[call] = seen.get(call, 0) + 1
-            found.append({"file": name, "check": check, "line": line, "call": call, "nth": seen[call],
+            found.append({"file": name, "checks": by, "line": line, "call": call, "nth": seen[call],
                           "start": match.start(1), "end": match.end(1)})
     for number, site in enumerate(found, 1):
         site["number"] = number
@@ -124,8 +143,7 @@ def main():
     parser.add_argument("--timeout", type=float, default=120, help="seconds for one run of a family's checks")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     options = parser.parse_args()
-    families = options.families or sorted(path.stem for path in CUDA.glob("*.cu"))
-    found = sites(families)
+    found = sites(options.families)
     if options.list:
         for site in found:
             print(f"{site['file']}:{site['line']}: {site['call']}")
@@ -134,16 +152,17 @@ def main():
     schedules = options.schedules.split(",")
     allowed = [exception for path in sorted((HERE / "exceptions").glob("*.toml"))
                for exception in tomllib.loads(path.read_text())["exception"]]
-    for check in sorted({site["check"] for site in found}):
+    for check in sorted({check for site in found for check in site["checks"]}):
         for schedule in schedules:
             if caught(program, 0, check, schedule, options.timeout):
                 sys.exit(f"{check}: the checks fail under {schedule} with nothing taken out")
 
     def judge(site):
         for schedule in schedules:
-            how = caught(program, site["number"], site["check"], schedule, options.timeout)
-            if how:
-                return f"{how} under {schedule}"
+            for check in site["checks"]:
+                how = caught(program, site["number"], check, schedule, options.timeout)
+                if how:
+                    return f"{how} under {schedule}"
         return None
 
     escaped, excused, used = [], 0, []

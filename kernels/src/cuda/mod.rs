@@ -27,6 +27,7 @@ pub mod map;
 mod module;
 pub mod norm;
 pub mod optim;
+pub mod peak;
 #[cfg(feature = "cuda")]
 pub mod probe;
 pub mod random;

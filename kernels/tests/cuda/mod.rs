@@ -13,6 +13,7 @@ mod gemm;
 mod map;
 mod norm;
 mod optim;
+mod peak;
 mod random;
 mod recurrent;
 mod rows;
@@ -34,6 +35,7 @@ pub struct Check {
 pub const FAMILIES: &[(&str, &[Check])] = &[
     ("wrappers", wrappers::CHECKS),
     ("copy", copy::CHECKS),
+    ("peak", peak::CHECKS),
     ("gemm", gemm::CHECKS),
     ("attention", attention::CHECKS),
     ("recurrent", recurrent::CHECKS),

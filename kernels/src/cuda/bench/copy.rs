@@ -8,8 +8,8 @@ use crate::cuda::{DeviceBuffer, copy};
 /// # Errors
 /// Those of the device.
 pub fn cases(bench: &mut Bench) -> Result<(), Error> {
-    // Far beyond the L2 cache; the smaller one is for the emulator, where 1 GiB takes too long.
-    let bytes: usize = if bench.gpu.properties().sms >= 16 { 1 << 30 } else { 1 << 20 };
+    // Far beyond the L2 cache.
+    let bytes: usize = if bench.small { 1 << 20 } else { 1 << 30 };
     let case = format!("copy/16 bytes a thread/{} MiB", bytes >> 20);
     if !bench.wants(&case) {
         return Ok(());

@@ -2,6 +2,20 @@
 //!
 //! A family's module has one function, `pub fn cases(bench: &mut Bench) -> Result<(), Error>`: for each case and variant
 //! it allocates and fills its buffers, then calls [`Bench::case`] with what to launch.
+//!
+//! `benches/gpu/compare.py` times PyTorch at the same shapes on the same GPU and joins by name. Names are:
+//!
+//! | case | shapes |
+//! |---|---|
+//! | `gemm/bf16 nn/8192x8192x8192` | `m x n x k`; `nn`, `nt`, `tn` (which operand is transposed); `tf32`, `f32` |
+//! | `attention/forward causal/b4 h16 s4096 d128` | `backward`; `full`, `relative`; bf16 |
+//! | `recurrent/lstm forward/bf16 h768 b16 t1024` | `backward`, `training` (both); `gru`, `rnn`; `f32` |
+//! | `conv/forward 3x3/1-64x64-48x42 b16` | `data`, `filter`; stride, channels in and out, size of the image; f32 in the name where it is not tf32 |
+//! | `rows/softmax/f32 16384x1024` | `softmax_backward`, `cross_entropy` (with its gradient), `log_softmax` |
+//! | `norm/layer_norm/f32 16384x1024` | `layer_norm_backward` |
+//! | `map/gelu/f32 16384x1024` | `gelu_backward`, `bias_gelu`, `bias_gelu_residual`, `dropout` |
+//! | `embedding/forward/f32 16384x1024 v388` | `backward` |
+//! | `optim/adam/f32 100000000` | numbers in all tensors together |
 
 pub mod attention;
 pub mod conv;
@@ -11,6 +25,7 @@ pub mod gemm;
 pub mod map;
 pub mod norm;
 pub mod optim;
+pub mod peak;
 pub mod random;
 pub mod recurrent;
 pub mod rows;
@@ -25,6 +40,7 @@ pub type Family = (&'static str, fn(&mut Bench) -> Result<(), Error>);
 /// Every family that has cases.
 pub const FAMILIES: &[Family] = &[
     ("copy", copy::cases),
+    ("peak", peak::cases),
     ("gemm", gemm::cases),
     ("attention", attention::cases),
     ("recurrent", recurrent::cases),
@@ -63,6 +79,8 @@ pub struct Bench<'a> {
     pub gpu: &'a dyn Gpu,
     /// Only cases whose name has this in it are run.
     pub filter: String,
+    /// Whether sizes are to be tiny: the cases are tried on the emulator, not timed.
+    pub small: bool,
     /// Longest time for the rounds of one case.
     pub budget: Duration,
     /// Called with every record as it comes.
@@ -94,6 +112,9 @@ impl<'a> Bench<'a> {
     ) -> Result<(), Error> {
         if !self.wants(case) {
             return Ok(());
+        }
+        if self.small {
+            return work();
         }
         // The first run loads the module and raises limits, the second tells how many fit a round.
         work()?;
