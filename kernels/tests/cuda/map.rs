@@ -321,7 +321,7 @@ fn copies(gpu: &dyn Gpu) -> f64 {
     ];
     for (dims, order) in cases {
         let n: usize = dims.iter().product();
-        let x: Vec<u32> = (0..n as u32).map(|i| i * 2_654_435_761).collect();
+        let x: Vec<u32> = (0..n as u32).map(|i| i.wrapping_mul(2_654_435_761)).collect();
         let strides = in_order(dims);
         let (y_dims, x_strides): (Vec<usize>, Vec<usize>) =
             order.iter().map(|axis| (dims[*axis], strides[*axis])).unzip();

@@ -194,15 +194,19 @@ fn softmax_backward(gpu: &dyn Gpu) -> f64 {
                 if log { reference::log_softmax_backward } else { reference::softmax_backward };
             let pairs = y.values.chunks(cols).zip(d_y.values.chunks(cols));
             let want: Vec<f64> = pairs.flat_map(|(y, d)| f(&wide(y), &wide(d))).collect();
-            let tolerance = |i: usize| {
-                let row = i / cols * cols..(i / cols + 1) * cols;
-                let (y_i, d_i) = (f64::from(y.values[i]), f64::from(d_y.values[i]).abs());
-                let (y, d) = (&y.values[row.clone()], &d_y.values[row]);
-                // Each sum: its terms' magnitudes, a rounding for the product and one a addition.
-                let size: f64 = match log {
+            // Each sum: its terms' magnitudes, a rounding for the product and one an addition.
+            let sizes: Vec<f64> = y
+                .values
+                .chunks(cols)
+                .zip(d_y.values.chunks(cols))
+                .map(|(y, d)| match log {
                     true => d.iter().map(|d| f64::from(d.abs())).sum(),
                     false => y.iter().zip(d).map(|(y, d)| f64::from((y * d).abs())).sum(),
-                };
+                })
+                .collect();
+            let tolerance = |i: usize| {
+                let size = sizes[i / cols];
+                let (y_i, d_i) = (f64::from(y.values[i]), f64::from(d_y.values[i]).abs());
                 let factor = if log { y_i.exp() } else { y_i };
                 let sum = (depth(form, cols) + 1.0) * U * size;
                 // Rounded product (and exponential) and difference.
