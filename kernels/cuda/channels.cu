@@ -1,10 +1,11 @@
-// Batch and group normalisation of [batch, channels, space]: statistics of planes (one channel of one
-// element of the batch) are joined to those of a channel over the batch, or of a group of channels.
+// Batch and group normalisation of [batch, channels, space]: statistics of planes (one channel of
+// one element of the batch) are joined to those of a channel over the batch, or of a group of
+// channels.
 //
 // Ladder: `_plain` gives a thread each statistic and its numbers. The others take planes apart: a
-// thread, a warp or a block a plane by its size, mean and sum of squared distances of a pack at a time
-// joined by Chan's formula, so that one pass is enough and nothing cancels; then one pass of 16-byte
-// reads and writes, most of them from cache. `per` is the channels of a group, 0 for batch
+// thread, a warp or a block a plane by its size, mean and sum of squared distances of a pack at a
+// time joined by Chan's formula, so that one pass is enough and nothing cancels; then one pass of
+// 16-byte reads and writes, most of them from cache. `per` is the channels of a group, 0 for batch
 // normalisation; statistic `plane / per`, or the plane's channel.
 #include "common/rows.cuh"
 
@@ -222,8 +223,8 @@ extern "C" __global__ void __launch_bounds__(256)
     if (walk.lane == 0) sums[plane] = sum, sums[planes + plane] = dot;
   }
 }
-// a = mean(d_y w) and b = mean(d_y w hat) of each statistic: means [2, statistics]; a warp each. For
-// batch normalisation the sums of a channel are its gradients, too.
+// a = mean(d_y w) and b = mean(d_y w hat) of each statistic: means [2, statistics]; a warp each.
+// For batch normalisation the sums of a channel are its gradients, too.
 extern "C" __global__ void __launch_bounds__(128)
     join_sums(const float *sums, const float *weight, float *means, float *d_weight,
               float *d_bias, i64 statistics, i64 first, i64 stride, i64 count, i64 planes,

@@ -1,9 +1,10 @@
 // Rows of a table by id, and the gradient of that without float atomics.
 //
-// Ladder: `embedding_backward_plain` gives a thread each column and lets it walk all rows, as the CPU
-// does. The others sort the slots by id first, in a stable radix sort of 8 bits a pass (integers alone
-// are counted, so the order is the same every time), and add up runs of equal ids: a block takes
-// `RUN` slots, writes runs that lie within, and leaves the sums at its two ends for `embedding_join`.
+// Ladder: `embedding_backward_plain` gives a thread each column and lets it walk all rows, as the
+// CPU does. The others sort the slots by id first, in a stable radix sort of 8 bits a pass
+// (integers alone are counted, so the order is the same every time), and add up runs of equal ids:
+// a block takes `RUN` slots, writes runs that lie within, and leaves the sums at its two ends for
+// `embedding_join`.
 #include "common/rows.cuh"
 
 namespace embedding {
@@ -56,7 +57,8 @@ extern "C" __global__ void __launch_bounds__(128)
   i64 c = (i64)blockIdx.x * blockDim.x + threadIdx.x;
   if (c >= width) return;
   for (i64 slot = 0; slot < rows * active; slot++)
-    if (ids[slot] != embedding::NO_ID) d_table[ids[slot] * width + c] += d_y[slot / active * width + c];
+    if (ids[slot] != embedding::NO_ID)
+      d_table[ids[slot] * width + c] += d_y[slot / active * width + c];
 }
 
 // Counts the digits of each chunk: counts [256, chunks], a digit's chunks side by side.
@@ -70,7 +72,8 @@ extern "C" __global__ void __launch_bounds__(256)
   __syncthreads();
   counts[threadIdx.x * chunks + blockIdx.x] = room[threadIdx.x];
 }
-// Replaces counts by the sums of those before: one block of 1024, its threads on neighbouring parts.
+// Replaces counts by the sums of those before: one block of 1024, its threads on neighbouring
+// parts.
 extern "C" __global__ void __launch_bounds__(1024)
     embedding_scan(u32 *counts, i64 n) {
   DYN_SMEM(u32, room);
@@ -94,8 +97,8 @@ extern "C" __global__ void __launch_bounds__(1024)
     before += count;
   }
 }
-// Puts each slot behind those of smaller digits and, of the same, those before it. Without `slots_in`
-// the slots are numbered.
+// Puts each slot behind those of smaller digits and, of the same, those before it. Without
+// `slots_in` the slots are numbered.
 extern "C" __global__ void __launch_bounds__(256)
     embedding_scatter(const u32 *keys, const u32 *slots_in, const u32 *offsets, u32 *keys_out,
                       u32 *slots_out, i64 slots, i64 chunks, int shift) {
@@ -113,9 +116,9 @@ extern "C" __global__ void __launch_bounds__(256)
   slots_out[to] = slots_in ? slots_in[slot] : (u32)slot;
 }
 
-// Adds up runs of equal ids among `run` sorted slots. A run that goes on beyond the block's slots, or
-// came from before them, goes to `edges` [blocks, 2, width] (first the one that came), else it is
-// added to the table.
+// Adds up runs of equal ids among `run` sorted slots. A run that goes on beyond the block's slots,
+// or came from before them, goes to `edges` [blocks, 2, width] (first the one that came), else it
+// is added to the table.
 extern "C" __global__ void __launch_bounds__(128)
     embedding_runs(const u32 *keys, const u32 *slots, const float *d_y, float *d_table,
                    float *edges, i64 count, i64 active, i64 width, int run, int tiles) {
@@ -151,7 +154,8 @@ extern "C" __global__ void __launch_bounds__(128)
       d_table[key * width + c] += sum;
   }
 }
-// Joins runs that several blocks have a part of: the block where a run began adds up the rest of it.
+// Joins runs that several blocks have a part of: the block where a run began adds up the rest of
+// it.
 extern "C" __global__ void __launch_bounds__(128)
     embedding_join(const u32 *keys, float *d_table, const float *edges, i64 count, i64 width,
                    int run, int tiles) {

@@ -3,14 +3,13 @@
 // broadcast.
 //
 // Ladder: `copy_strided` gives a thread each word, or four where both sides have them side by side;
-// `copy_transposed` turns 32x32 tiles in shared memory, so that both sides are read and written in runs.
+// `copy_transposed` turns 32x32 tiles in shared memory, so that both sides are read and written in
+// runs.
 #include "common/rows.cuh"
 
 // Sizes and strides of up to six axes, the last the fastest; unused ones in front have size 1.
 struct Axes {
-  u32 dims[6];
-  u32 pad[2];
-  i64 a[6], b[6], c[6];
+  i64 dims[6], a[6], b[6], c[6];
 };
 
 namespace layout {
@@ -35,10 +34,10 @@ __device__ __forceinline__ Place place_of(const Axes &axes, i64 at) {
   u32 left = (u32)at;
 #pragma unroll
   for (int d = 5; d >= 0; d--) {
-    u32 k = left;
-    if (axes.dims[d] == 1) continue;
-    left /= axes.dims[d];
-    k -= left * axes.dims[d];
+    u32 k = left, dim = (u32)axes.dims[d];
+    if (dim == 1) continue;
+    left /= dim;
+    k -= left * dim;
     place.a += k * axes.a[d], place.b += k * axes.b[d], place.c += k * axes.c[d];
   }
   return place;
@@ -68,7 +67,8 @@ extern "C" __global__ void __launch_bounds__(256)
     copy_strided_16(const uint4 *x, uint4 *y, Axes axes, i64 n) {
   layout::copy(x, y, axes, n);
 }
-// y [batch, cols, rows] = the transposes of x [batch, rows, cols], words of 4 bytes; blocks of 32x8.
+// y [batch, cols, rows] = the transposes of x [batch, rows, cols], words of 4 bytes; blocks of
+// 32x8.
 extern "C" __global__ void __launch_bounds__(256)
     copy_transposed_4(const u32 *x, u32 *y, i64 rows, i64 cols, i64 tiles_down, i64 tiles) {
   DYN_SMEM(u32, tile);  // 32 rows of 33: a column's words lie in different banks

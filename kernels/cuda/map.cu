@@ -1,17 +1,17 @@
-// Functions of one and two numbers, element by element; activations with bias and residual, and their
-// gradients; casts, fills and copies between layouts.
+// Functions of one and two numbers, element by element; activations with bias and residual, and
+// their gradients; casts, fills and copies between layouts.
 //
-// Ladder: `_plain` gives a thread each number; the others read and write 16 bytes at a time, `U` packs
-// of a thread in flight before the first is used, and run on over the grid's width. The function is
-// chosen once for all numbers of a thread, so one kernel serves them all.
+// Ladder: `_plain` gives a thread each number; the others read and write 16 bytes at a time, `U`
+// packs of a thread in flight before the first is used, and run on over the grid's width. The
+// function is chosen once for all numbers of a thread, so one kernel serves them all.
 #include "common/rows_math.cuh"
 
 namespace map {
 
 using namespace rows;
 
-// Runs `f(values, count of them that lie side by side from `at` on)` over n numbers: U packs a thread
-// at a time, then what is left one by one.
+// Runs `f(values, count of them that lie side by side from `at` on)` over n numbers: U packs a
+// thread at a time, then what is left one by one.
 template <class T, int U, class Load, class Body>
 __device__ __forceinline__ void over(i64 n, bool wide, Load load, Body body) {
   constexpr int N = Pack<T>::N;
@@ -35,7 +35,8 @@ __device__ __forceinline__ void unary(const T *x, T *y, i64 n, F f) {
         float v[U * N];
 #pragma unroll
         for (int u = 0; u < U; u++)
-          if (first + u * blockDim.x < packs) load_pack(x + (first + u * blockDim.x) * N, v + u * N);
+          if (first + u * blockDim.x < packs)
+            load_pack(x + (first + u * blockDim.x) * N, v + u * N);
         f.template apply<U * N>(v);
 #pragma unroll
         for (int u = 0; u < U; u++)
@@ -131,8 +132,8 @@ struct Axpy {
   }
 };
 
-// A block's place in a matrix of rows: `lanes` threads (a power of two) side by side on columns, the
-// others on the next rows.
+// A block's place in a matrix of rows: `lanes` threads (a power of two) side by side on columns,
+// the others on the next rows.
 struct Tile {
   i64 column;  // the first of V columns
   i64 row, step;

@@ -1,9 +1,10 @@
 // Layer normalisation: y = (x - mean) / sqrt(var + eps) * weight + bias over the last axis.
 //
-// Ladder: `_plain` gives a thread each row; forwards `_w2`, `_w8` (a warp a row) and `_b2`, `_b4` (a
-// block a row) hold the row in registers; backwards a block walks down its share of the rows, a thread
-// on the same columns all the way, so that the sums for weight and bias stay in registers too, and `R`
-// rows share one barrier. `_long` serves rows beyond 8192 numbers, which come from cache again.
+// Ladder: `_plain` gives a thread each row; forwards `_w2`, `_w8` (a warp a row) and `_b2`, `_b4`
+// (a block a row) hold the row in registers; backwards a block walks down its share of the rows, a
+// thread on the same columns all the way, so that the sums for weight and bias stay in registers
+// too, and `R` rows share one barrier. `_long` serves rows beyond 8192 numbers, which come from
+// cache again.
 #include "common/rows.cuh"
 
 namespace layer_norm {
@@ -41,7 +42,10 @@ __device__ __forceinline__ void forward(const T *x, const float *weight, const f
         if (at >= cols) continue;
         float w[N], b[N];
 #pragma unroll
-        for (int k = 0; k < N; k += 4) load_pack(weight + at + k, w + k), load_pack(bias + at + k, b + k);
+        for (int k = 0; k < N; k += 4) {
+          load_pack(weight + at + k, w + k);
+          load_pack(bias + at + k, b + k);
+        }
 #pragma unroll
         for (int k = 0; k < N; k++) v[p * N + k] = fmaf(v[p * N + k] * r, w[k], b[k]);
         store_pack(y + row * cols + at, v + p * N);
@@ -80,8 +84,8 @@ __device__ __forceinline__ void forward_long(const T *x, const float *weight, co
   }
 }
 
-// d_x = rstd (d w - a - hat b) with a = mean(d w), b = mean(d w hat); the block's sums of d hat and of
-// d go to its rows of `partial` [2, blocks, cols].
+// d_x = rstd (d w - a - hat b) with a = mean(d w), b = mean(d w hat); the block's sums of d hat and
+// of d go to its rows of `partial` [2, blocks, cols].
 template <class T, int PACKS, int R>
 __device__ __forceinline__ void backward(const T *x, const float *weight, const float *mean,
                                          const float *rstd, const T *d_y, T *d_x, float *partial,

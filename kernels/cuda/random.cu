@@ -1,9 +1,10 @@
-// Random numbers as a function of their position, and dropout, whose mask is never stored: its gradient
-// is the same kernel on d_y.
+// Random numbers as a function of their position, and dropout, whose mask is never stored: its
+// gradient is the same kernel on d_y.
 //
-// Ladder: `dropout_plain` gives a thread each number and throws three of four words away; the others
-// make a block of four words once, for four numbers side by side, two blocks of a thread under way.
-// Where `moved` is given, it counts blocks that the stream has gone on since the launch was recorded.
+// Ladder: `dropout_plain` gives a thread each number and throws three of four words away; the
+// others make a block of four words once, for four numbers side by side, two blocks of a thread
+// under way. Where `moved` is given, it counts blocks that the stream has gone on since the launch
+// was recorded.
 #include "common/philox.cuh"
 #include "common/rows.cuh"
 

@@ -1,9 +1,10 @@
-// Sums, means and maxima of rows, of any one axis and of everything, in an order that depends on the
-// sizes only.
+// Sums, means and maxima of rows, of any one axis and of everything, in an order that depends on
+// the sizes only.
 //
-// Ladder: `_plain` gives a thread each sum; `sum_rows` a warp or a block; `sum_axis` lets a block run
-// down its columns, 16 bytes a thread and four rows in flight, and leaves partial sums where one block
-// would be too few: it is run once more over those. `sum_all` sums in two passes, the second in f64.
+// Ladder: `_plain` gives a thread each sum; `sum_rows` a warp or a block; `sum_axis` lets a block
+// run down its columns, 16 bytes a thread and four rows in flight, and leaves partial sums where
+// one block would be too few: it is run once more over those. `sum_all` sums in two passes, the
+// second in f64.
 #include "common/rows.cuh"
 
 namespace reduce {
@@ -52,7 +53,8 @@ __device__ __forceinline__ void better(float &x, u32 &at, float other, u32 place
   if (other > x || (other == x && place < at)) x = other, at = place;
 }
 
-// y[o][i] = sum over d of x[o][d][i], V neighbouring `i` a thread; a block takes `chunk` of the `d`.
+// y[o][i] = sum over d of x[o][d][i], V neighbouring `i` a thread; a block takes `chunk` of the
+// `d`.
 template <int V>
 __device__ __forceinline__ void of_axis(const float *x, float *y, float *second, i64 outer, i64 dim,
                                         i64 inner, int lanes, i64 chunk, int accumulate,
@@ -132,8 +134,8 @@ extern "C" __global__ void __launch_bounds__(256)
   reduce::of_rows<bf16, 256>(kind, x, y, rows, cols, room);
 }
 
-// The place of the largest number of each row, the first of equal ones; NaN is passed over, and a row
-// without a number gives 0. A warp a row.
+// The place of the largest number of each row, the first of equal ones; NaN is passed over, and a
+// row without a number gives 0. A warp a row.
 extern "C" __global__ void __launch_bounds__(128)
     argmax_rows_f32(const float *x, u32 *y, i64 rows, i64 cols) {
   i64 warps = (i64)gridDim.x * (blockDim.x >> 5), lane = threadIdx.x & 31;

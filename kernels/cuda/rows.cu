@@ -1,9 +1,10 @@
 // Softmax, log-softmax and cross-entropy over the last axis, forwards and backwards.
 //
-// Ladder: `_plain` gives a thread each row and reads it three times; `_w2` and `_w8` give a warp each
-// row, held in registers (up to 2 and 8 packs a lane), so that memory sees it once; `_b8` gives a
-// block each row (`_b2`: up to 2048 numbers of f32, `_b4` and bf16's `_b2`: up to 8192); `_long` joins maximum and sum in one online pass and
-// finds most of the row in cache when it writes.
+// Ladder: `_plain` gives a thread each row and reads it three times; `_w2` and `_w8` give a warp
+// each row, held in registers (up to 2 and 8 packs a lane), so that memory sees it once; `_b8`
+// gives a block each row (`_b2`: up to 2048 numbers of f32, `_b4` and bf16's `_b2`: up to 8192);
+// `_long` joins maximum and sum in one online pass and finds most of the row in cache when it
+// writes.
 #include "common/rows.cuh"
 
 namespace softmax {
@@ -272,7 +273,7 @@ __device__ __forceinline__ void cross_entropy_long(const T *x, Targets t, T *d_x
 }  // namespace softmax
 
 // A thread a row, by the definition.
-extern "C" __global__ void __launch_bounds__(128)
+extern "C" __global__ void __launch_bounds__(128, 8)
     softmax_forward_plain(const float *x, float *y, i64 rows, int cols, int log) {
   i64 row = (i64)blockIdx.x * blockDim.x + threadIdx.x;
   if (row >= rows) return;
@@ -280,8 +281,9 @@ extern "C" __global__ void __launch_bounds__(128)
   float top = -INFINITY, sum = 0.f;
   for (int c = 0; c < cols; c++) top = fmaxf(top, v[c]);
   for (int c = 0; c < cols; c++) sum += expf(v[c] - top);
+  float log_sum = logf(sum);
   for (int c = 0; c < cols; c++)
-    y[row * cols + c] = log ? v[c] - top - logf(sum) : expf(v[c] - top) / sum;
+    y[row * cols + c] = log ? v[c] - top - log_sum : expf(v[c] - top) / sum;
 }
 extern "C" __global__ void __launch_bounds__(128)
     softmax_backward_plain(const float *y, const float *d_y, float *d_x, i64 rows, int cols,

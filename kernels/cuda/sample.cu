@@ -1,7 +1,7 @@
-// A token from the logits of a row: temperature, min-p, top-k, top-p, grammar mask, repetition guard,
-// and the draw, as `models/src/sampling.rs` does it. One block a row, no sort: a cut is a threshold on
-// the bits of a probability, found digit by digit among counts and sums of integers, which add up to
-// the same in any order.
+// A token from the logits of a row: temperature, min-p, top-k, top-p, grammar mask, repetition
+// guard, and the draw, as `models/src/sampling.rs` does it. One block a row, no sort: a cut is a
+// threshold on the bits of a probability, found digit by digit among counts and sums of integers,
+// which add up to the same in any order.
 //
 // Ladder: `sample_plain` is one thread that looks for the next likeliest again and again.
 #include "common/philox.cuh"
@@ -98,7 +98,8 @@ __device__ __forceinline__ Cut cut(const Row &row, const Shape &shape, u64 wante
     }
     __syncthreads();
     if (threadIdx.x == 0) {
-      // From the largest digit down, to the one where the weight is reached; else the smallest there is.
+      // From the largest digit down, to the one where the weight is reached; else the smallest
+      // there is.
       u32 at = 256, found = 0;
       u64 rest = left;
       while (at-- > 0) {
@@ -208,8 +209,8 @@ extern "C" __global__ void __launch_bounds__(256, 2)
 }
 
 extern "C" __global__ void __launch_bounds__(32)
-    sample_plain(const float *logits, const u32 *allowed, const float *units, Controls c, float *probs,
-                 u32 *tokens, u32 vocab) {
+    sample_plain(const float *logits, const u32 *allowed, const float *units, Controls c,
+                 float *probs, u32 *tokens, u32 vocab) {
   using namespace sample;
   i64 r = blockIdx.x;
   if (threadIdx.x) return;

@@ -1,5 +1,5 @@
-// Philox4x32-10 (Salmon, Moraes, Dror & Shaw 2011): the words of `kernels/src/philox.rs`, bit for bit.
-// Element e of a stream is word e % 4 of block e / 4.
+// Philox4x32-10 (Salmon, Moraes, Dror & Shaw 2011): the words of `kernels/src/philox.rs`, bit for
+// bit. Element e of a stream is word e % 4 of block e / 4.
 #pragma once
 #include "common/reduce.cuh"
 
@@ -27,4 +27,6 @@ __device__ __forceinline__ uint4 philox_block(const Stream &s, u64 at) {
                 (u32)(s.seed >> 32));
 }
 // Uniform in [0, 1) with 24 bits.
-__device__ __forceinline__ float to_unit(u32 word) { return (float)(word >> 8) * (1.f / 16777216.f); }
+__device__ __forceinline__ float to_unit(u32 word) {
+  return (float)(word >> 8) * (1.f / 16777216.f);
+}

@@ -113,8 +113,9 @@ __device__ __forceinline__ double warp_sum(double v) {
 using ::warp_max;
 using ::warp_sum;
 
-// The threads that work on one row: a warp, or a block of `THREADS` (of any size where that is 0). A
-// block's reductions take turns between two places of 32 numbers, so that one barrier each is enough.
+// The threads that work on one row: a warp, or a block of `THREADS` (of any size where that is 0).
+// A block's reductions take turns between two places of 32 numbers, so that one barrier each is
+// enough.
 template <int THREADS>
 struct Group {
   static constexpr bool WARP = THREADS == 32;

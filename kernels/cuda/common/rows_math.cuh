@@ -1,5 +1,5 @@
-// Functions of one number and their slopes, as `kernels/src/cpu/math.rs` has them: what would cancel
-// is written so that it does not. NaN goes through every one of them.
+// Functions of one number and their slopes, as `kernels/src/cpu/math.rs` has them: what would
+// cancel is written so that it does not. NaN goes through every one of them.
 #pragma once
 #include "common/rows.cuh"
 

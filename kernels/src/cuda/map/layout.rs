@@ -43,14 +43,14 @@ fn coalesce<const N: usize>(dims: &[usize], strides: [&[usize]; N]) -> Vec<(usiz
 }
 
 /// The axes as the kernels take them.
-fn words(axes: &[(usize, [usize; 3])]) -> [u64; 22] {
-    let mut words = [0; 22];
+fn words(axes: &[(usize, [usize; 3])]) -> [u64; 24] {
+    let mut words = [0; 24];
     let first = MAX_RANK - axes.len();
     for d in 0..MAX_RANK {
         let (size, strides) = if d < first { (1, [0; 3]) } else { axes[d - first] };
-        words[d / 2] |= (size as u64) << (32 * (d % 2));
+        words[d] = size as u64;
         for (operand, stride) in strides.into_iter().enumerate() {
-            words[4 + operand * MAX_RANK + d] = stride as u64;
+            words[(1 + operand) * MAX_RANK + d] = stride as u64;
         }
     }
     words
