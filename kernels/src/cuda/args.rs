@@ -71,6 +71,12 @@ impl Args {
         }
     }
 
+    /// Memory that the kernel touches through a table of addresses, which is no parameter itself.
+    pub fn touches(mut self, spans: &[(u64, usize)]) -> Args {
+        self.spans.extend_from_slice(spans);
+        self
+    }
+
     /// An `int`.
     pub fn i32(self, value: i32) -> Args {
         self.plain(&value)
