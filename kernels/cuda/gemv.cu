@@ -121,7 +121,7 @@ __device__ __forceinline__ void product(const X *x, const W *w, const float *sca
 }  // namespace gemv
 
 #define GEMV_KERNEL(name, W, X, M, R)                                                             \
-  extern "C" __global__ void __launch_bounds__(256)                                               \
+  extern "C" __global__ void __launch_bounds__(256, M == 8 ? 1 : 2)                                \
       name(const X *x, const W *w, const float *scales, void *c, const float *bias,               \
            const void *residual, int m, int n, int k, i64 ldx, i64 ldw, i64 ldc, i64 ld_residual, \
            int warps_per_row, int flags, int activation, float slope, int aligned) {              \

@@ -28,10 +28,14 @@ pub enum Factors {
 /// stride; columns are places, or input channels and taps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tile {
-    /// For few channels.
+    /// For few results.
+    T32x64,
+    /// For few channels; tf32 only.
     T32x128,
     /// In between.
     T64x64,
+    /// For many results; tf32 only.
+    T64x128,
     /// For many channels; tf32 only.
     T128x128,
 }
@@ -50,15 +54,28 @@ pub struct Plan {
 }
 
 impl Tile {
-    const ALL: [Tile; 3] = [Tile::T32x128, Tile::T64x64, Tile::T128x128];
+    /// Every tile.
+    pub const ALL: [Tile; 5] =
+        [Tile::T32x64, Tile::T32x128, Tile::T64x64, Tile::T64x128, Tile::T128x128];
+
+    /// Whether there are kernels that multiply so.
+    pub fn has(self, factors: Factors) -> bool {
+        factors == Factors::Tf32 || matches!(self, Tile::T32x64 | Tile::T64x64)
+    }
 
     /// Rows, columns, depth between two barriers, stages of shared memory.
     fn sizes(self) -> [usize; 4] {
         match self {
+            Tile::T32x64 => [32, 64, 32, 3],
             Tile::T32x128 => [32, 128, 32, 3],
             Tile::T64x64 => [64, 64, 32, 3],
+            Tile::T64x128 => [64, 128, 32, 3],
             Tile::T128x128 => [128, 128, 16, 4],
         }
+    }
+
+    fn threads(self) -> u32 {
+        if self == Tile::T32x64 { 128 } else { 256 }
     }
 
     /// Bytes of shared memory: the stages or the sums in their place, tables of rows, columns and depth,
@@ -227,7 +244,7 @@ impl Job<'_> {
         let kernel = format!("{}_{kind}_{}", self.name(), tile.name());
         let tiles = rows.div_ceil(m) * cols.div_ceil(n);
         let grid = [tiles as u32, self.shape.groups as u32, splits as u32];
-        let launch = Launch::new(grid, [256, 1, 1]).shared(tile.shared());
+        let launch = Launch::new(grid, [tile.threads(), 1, 1]).shared(tile.shared());
         let parts = splits * self.result.1;
         let args = match splits {
             1 => self.operands(self.result, self.bias),
@@ -257,20 +274,16 @@ impl Job<'_> {
         if all.is_multiple_of(16) { 16 } else { 4 }
     }
 
-    /// The largest tile that leaves few multiprocessors idle and little of itself.
+    /// The largest tile that leaves no multiprocessor idle and little of itself.
     fn choose(&self, factors: Factors, sms: usize) -> Tile {
         let [rows, cols, _] = self.sizes();
-        let blocks = |tile: Tile| {
+        let fits = |tile: &Tile| {
             let [m, n, ..] = tile.sizes();
-            rows.div_ceil(m) * cols.div_ceil(n) * self.shape.groups
+            let blocks = rows.div_ceil(m) * cols.div_ceil(n) * self.shape.groups;
+            tile.has(factors) && blocks >= sms && rows > m / 2 && cols > n / 2
         };
-        if factors == Factors::Tf32 && rows > 64 && cols > 64 && blocks(Tile::T128x128) >= sms {
-            Tile::T128x128
-        } else if rows <= 32 && cols >= 128 {
-            Tile::T32x128
-        } else {
-            Tile::T64x64
-        }
+        let by_size = [Tile::T128x128, Tile::T64x128, Tile::T64x64, Tile::T32x128];
+        by_size.into_iter().find(fits).unwrap_or(Tile::T32x64)
     }
 
     fn plain(&self, gpu: &dyn Gpu) -> Result<(), Error> {
@@ -517,9 +530,4 @@ pub fn bias_backward(
         return Ok(());
     }
     finish(gpu, (to, parts * channels), None, (d_bias, channels), parts, channels, 1)
-}
-
-/// Every tile, for measurements.
-pub fn tiles() -> [Tile; 3] {
-    Tile::ALL
 }

@@ -4,8 +4,8 @@
 use super::{Check, uniform, worst};
 use etude_kernels::conv::ConvShape;
 use etude_kernels::cuda::conv::{
-    Factors, Plan, bias_backward, conv_data_backward, conv_filter_backward, conv_forward,
-    conv_transpose_backward, conv_transpose_forward, tiles,
+    Factors, Plan, Tile, bias_backward, conv_data_backward, conv_filter_backward, conv_forward,
+    conv_transpose_backward, conv_transpose_forward,
 };
 use etude_kernels::cuda::gemm::Scratch;
 use etude_kernels::cuda::{DeviceBuffer, Gpu};
@@ -220,9 +220,9 @@ fn plain_equals_the_definition(gpu: &dyn Gpu) -> f64 {
 
 fn every_tile_equals_the_definition(gpu: &dyn Gpu) -> f64 {
     let mut largest = 0.0;
-    for tile in tiles() {
+    for tile in Tile::ALL {
         for factors in [Factors::Tf32, Factors::Split] {
-            if factors == Factors::Split && tile == etude_kernels::cuda::conv::Tile::T128x128 {
+            if !tile.has(factors) {
                 continue;
             }
             let plan = Plan { factors, tile: Some(tile), ..Plan::default() };

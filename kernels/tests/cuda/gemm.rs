@@ -168,7 +168,7 @@ fn share(
     let mut tolerance = vec![0.0; want.len()];
     for z in 0..count {
         for i in 0..m {
-            for j in 0..n {
+            for (j, bias) in bias.iter().enumerate() {
                 let (mut sum, mut size) = (0.0, 0.0);
                 for l in 0..k {
                     let term = a.at(z, i, l) * b.at(z, l, j);
@@ -179,7 +179,7 @@ fn share(
                 // `size`, for every term.
                 let mut error = size * (case.product + 2.0 * (k + 2) as f64 * U);
                 for extra in
-                    [accumulate.then(|| c.at(z, i, j)), with_bias.then(|| f64::from(bias[j]))]
+                    [accumulate.then(|| c.at(z, i, j)), with_bias.then(|| f64::from(*bias))]
                         .into_iter()
                         .flatten()
                 {

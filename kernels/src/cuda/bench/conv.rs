@@ -5,7 +5,7 @@ use super::{Bench, Error};
 use crate::conv::ConvShape;
 use crate::cuda::DeviceBuffer;
 use crate::cuda::conv::{
-    Factors, Plan, Tile, conv_data_backward, conv_filter_backward, conv_forward, tiles,
+    Factors, Plan, Tile, conv_data_backward, conv_filter_backward, conv_forward,
 };
 use crate::cuda::gemm::{Element, Scratch};
 
@@ -108,10 +108,7 @@ fn convolution(bench: &mut Bench, case: &Case, factors: Factors) -> Result<(), E
 
     let chosen = Plan { factors, scratch, ..Plan::default() };
     let mut plans = vec![("chosen".to_string(), chosen)];
-    for tile in tiles() {
-        if tile == Tile::T128x128 && factors == Factors::Split {
-            continue;
-        }
+    for tile in Tile::ALL.into_iter().filter(|tile| tile.has(factors)) {
         for splits in [1, 4, 16, 64] {
             let plan = Plan { tile: Some(tile), splits: Some(splits), ..chosen };
             plans.push((format!("{tile:?} in {splits}"), plan));
