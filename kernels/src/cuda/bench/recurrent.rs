@@ -3,7 +3,9 @@
 
 use super::{Bench, Error};
 use crate::cuda::DeviceBuffer;
-use crate::cuda::recurrent::step::{Input, Packed, Step, StepPrecision, gru_step, lstm_step, rnn_step};
+use crate::cuda::recurrent::step::{
+    Input, Packed, Step, StepPrecision, gru_step, lstm_step, rnn_step,
+};
 use crate::cuda::recurrent::{
     Precision, Sequence, Variant, check, gru_backward, gru_forward, lstm_backward, lstm_forward,
     rnn_backward, rnn_forward, variants_backward, variants_forward,
@@ -99,7 +101,8 @@ fn sequence(bench: &mut Bench, q: &Sequence) -> Result<(), Error> {
     let x = DeviceBuffer::from_slice(gpu, &uniform(3, rows * gates * hidden, 1.0))?;
     let h0 = DeviceBuffer::from_slice(gpu, &uniform(4, one, 1.0))?;
     let room = |len: usize| DeviceBuffer::<f32>::zeros(gpu, len);
-    let (h, kept, d_h0, d_c0) = (room(rows * hidden)?, room(rows * hidden)?, room(one)?, room(one)?);
+    let (h, kept, d_h0, d_c0) =
+        (room(rows * hidden)?, room(rows * hidden)?, room(one)?, room(one)?);
     let d_rec = room(if q.cell == Cell::Gru { rows * gates * hidden } else { 0 })?;
     let states = DeviceBuffer::<u8>::zeros(gpu, q.states_bytes())?;
     let deltas = DeviceBuffer::<u8>::zeros(gpu, q.deltas_bytes())?;
@@ -133,9 +136,7 @@ fn sequence(bench: &mut Bench, q: &Sequence) -> Result<(), Error> {
         let how = Some(variant);
         bench.case(&backward, &label(variant), flops, bytes, &mut || match q.cell {
             Cell::Lstm => lstm_backward(gpu, q, g, w, first, k, dh, None, dh0, dc0, d, o, how),
-            Cell::Gru => {
-                gru_backward(gpu, q, g, d_rec.ptr(), w, first, y, k, dh, dh0, d, o, how)
-            }
+            Cell::Gru => gru_backward(gpu, q, g, d_rec.ptr(), w, first, y, k, dh, dh0, d, o, how),
             Cell::Rnn(_) => rnn_backward(gpu, q, y, dh, w, dh0, d, o, how),
         })?;
         if bench.wants(&backward) {
@@ -172,7 +173,8 @@ fn one_step(bench: &mut Bench, cell: Cell, s: &Step) -> Result<(), Error> {
     let h_prev = DeviceBuffer::from_slice(gpu, &uniform(5, batch * hidden, 1.0))?;
     let h = DeviceBuffer::<f32>::zeros(gpu, batch * hidden)?;
     let c = DeviceBuffer::<f32>::zeros(gpu, batch * hidden)?;
-    let bytes = (precision.packed_bytes(outputs, inputs) + precision.packed_bytes(outputs, hidden)) as f64;
+    let bytes =
+        (precision.packed_bytes(outputs, inputs) + precision.packed_bytes(outputs, hidden)) as f64;
     let flops = 2.0 * (batch * outputs * (inputs + hidden)) as f64;
     let input = Input::Dense { x: x.ptr(), w_ih: packed(&w_ih) };
     let (w, b, from, to) = (packed(&w_hh), Some(bias.ptr()), h_prev.ptr(), h.ptr());
