@@ -40,8 +40,8 @@ struct Sixteen<signed char> {
   }
 };
 
-// Sets `sums` to this lane's part of the sums for each of `G` rows of the weights and each of `ROWS`
-// rows of the batch.
+// Sets `sums` to this lane's part of the sums for each of `G` rows of the weights and each of
+// `ROWS` rows of the batch.
 template <class W, int G, int ROWS>
 __device__ __forceinline__ void add_rows(const W *w, i64 gate_stride, const float *scale,
                                          int scale_stride, int pitch, const float *x, int x_pitch,

@@ -79,7 +79,8 @@ impl Sequence {
     pub fn workspace_bytes(&self) -> usize {
         let Sizes { batch, hidden, .. } = self.sizes;
         // Weights as a persistent kernel reads them, or what the plain form has between its kernels.
-        let packed = (self.pitch() + 32) * self.cell.gates() * (self.pitch() + 256) * self.element();
+        let packed =
+            (self.pitch() + 32) * self.cell.gates() * (self.pitch() + 256) * self.element();
         4 * self.counters() + packed.max(4 * 4 * batch * hidden)
     }
 

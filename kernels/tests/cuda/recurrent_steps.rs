@@ -10,7 +10,8 @@ use etude_kernels::reference::recurrent as reference;
 use etude_kernels::step::Cell;
 
 /// Batch, inputs, hidden.
-const SHAPES: [(usize, usize, usize); 5] = [(1, 1, 1), (1, 40, 33), (3, 16, 17), (6, 130, 9), (4, 7, 70)];
+const SHAPES: [(usize, usize, usize); 5] =
+    [(1, 1, 1), (1, 40, 33), (3, 16, 17), (6, 130, 9), (4, 7, 70)];
 
 /// Of a cell, or of the output layer.
 pub fn all(gpu: &dyn Gpu, cell: Option<Cell>) -> f64 {
@@ -54,9 +55,8 @@ fn one(gpu: &dyn Gpu, cell: Option<Cell>, s: &Step, by_ids: bool) -> f64 {
     let (b_ih, b_hh) = (uniform(3, outputs), uniform(4, outputs));
     let (x, h_prev, c_prev) =
         (uniform(5, batch * inputs), uniform(6, batch * hidden), uniform(7, batch * hidden));
-    let ids: Vec<u32> = (0..2 * batch)
-        .map(|i| if i % 5 == 3 { NO_ID } else { (i * 7 % inputs) as u32 })
-        .collect();
+    let ids: Vec<u32> =
+        (0..2 * batch).map(|i| if i % 5 == 3 { NO_ID } else { (i * 7 % inputs) as u32 }).collect();
     let table = uniform(8, inputs * outputs);
 
     let of = |x: &[f32]| DeviceBuffer::from_slice(gpu, x).unwrap();
@@ -121,7 +121,8 @@ fn one(gpu: &dyn Gpu, cell: Option<Cell>, s: &Step, by_ids: bool) -> f64 {
         let gate = sum / 4.0 + 6.0 * U;
         match cell {
             Some(Cell::Lstm) => {
-                let (_, want, want_c) = reference::lstm_forward(&of_x, &none, &past, &cell_past, one);
+                let (_, want, want_c) =
+                    reference::lstm_forward(&of_x, &none, &past, &cell_past, one);
                 // c = f c' + i g with |c'| <= 1, three roundings of at most 2; h = o tanh(c).
                 let c_bound = 2.0 * gate + sum + 14.0 * U + 6.0 * U;
                 share = f64::max(share, worst("c", &want_c, &at(&c, hidden), |_| c_bound));
@@ -130,7 +131,10 @@ fn one(gpu: &dyn Gpu, cell: Option<Cell>, s: &Step, by_ids: bool) -> f64 {
             Some(Cell::Gru) => {
                 let (_, want, _) = reference::gru_forward(&of_x, &none, &rec, &past, one);
                 let new = sum + gate * root + 2.0 * root * U + 14.0 * U;
-                share = f64::max(share, worst("h", &want, &got, |_| new + 2.0 * (gate + new) + 6.0 * U));
+                share = f64::max(
+                    share,
+                    worst("h", &want, &got, |_| new + 2.0 * (gate + new) + 6.0 * U),
+                );
             }
             Some(Cell::Rnn(f)) => {
                 let want = reference::rnn_forward(&of_x, &none, &past, f, one);

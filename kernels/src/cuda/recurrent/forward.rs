@@ -101,8 +101,18 @@ pub fn rnn_forward(
 ) -> Result<(), Error> {
     assert!(matches!(q.cell, Cell::Rnn(_)));
     let (b_hh, c0, kept) = (None, None, None);
-    let f =
-        Forward { gates: h, w_hh, b_hh, h0, c0, h: None, kept, states, workspace, keep_gates: true };
+    let f = Forward {
+        gates: h,
+        w_hh,
+        b_hh,
+        h0,
+        c0,
+        h: None,
+        kept,
+        states,
+        workspace,
+        keep_gates: true,
+    };
     run(gpu, q, &f, variant)
 }
 

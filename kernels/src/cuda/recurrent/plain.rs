@@ -37,8 +37,9 @@ fn product(
     (turned, add): (bool, bool),
 ) -> Result<(), Error> {
     let m = q.sizes.batch;
-    let launch = Launch::new([n.div_ceil(TILE.1) as u32, m.div_ceil(TILE.0) as u32, 1], [256, 1, 1])
-        .shared((4 * TILE.2 * (TILE.0 + 1 + TILE.1 + 1)) as u32);
+    let launch =
+        Launch::new([n.div_ceil(TILE.1) as u32, m.div_ceil(TILE.0) as u32, 1], [256, 1, 1])
+            .shared((4 * TILE.2 * (TILE.0 + 1 + TILE.1 + 1)) as u32);
     let args = Args::new()
         .span(a, 4 * m * k)
         .span(w, n * k * q.element())

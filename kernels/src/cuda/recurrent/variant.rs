@@ -168,7 +168,9 @@ impl Plan {
                 };
                 let mut best: Option<Plan> = None;
                 for units in units {
-                    let Some(plan) = Plan::new(gpu, q, pass, (*units, 0, Wait::Data))? else { continue };
+                    let Some(plan) = Plan::new(gpu, q, pass, (*units, 0, Wait::Data))? else {
+                        continue;
+                    };
                     let more = |best: &Plan| plan.blocks() > best.blocks();
                     match (&best, q.precision) {
                         (None, _) => best = Some(plan),
