@@ -1,20 +1,21 @@
 // Gradients of attention on bf16, without a float atomic: the same bits in every run.
 //
-//     p = exp(scale * (q k^T + r) - lse)      d_s = p * (d_o v^T - delta)    delta = row sum of d_o * o
+//     p = exp(scale * (q k^T + r) - lse)
+//     d_s = p * (d_o v^T - delta)           delta = row sum of d_o * o
 //     d_v = p^T d_o      d_k = scale * d_s^T q      d_q = scale * (d_s k + band e)
 //     d_e = scale * band^T q                    band = d_s, skewed back
 //
-// Two passes make the scores again: one keeps a block of keys and meets the queries (d_k, d_v), one
-// keeps a block of queries and meets the keys (d_q and the embeddings). 7 products instead of the 5 of
-// one pass that adds up d_q in memory, but neither atomics nor a buffer of parts. In the first pass
-// scores are made transposed, keys as rows, so that p^T and d_s^T leave the tensor cores as the
-// fragments that the next products want.
+// Two passes make the scores again: one keeps a block of keys and meets the queries (d_k, d_v),
+// one keeps a block of queries and meets the keys (d_q and the embeddings). 7 products instead of
+// the 5 of one pass that adds up d_q in memory, but neither atomics nor a buffer of parts. In the
+// first pass scores are made transposed, keys as rows, so that p^T and d_s^T leave the tensor
+// cores as the fragments that the next products want.
 //
 // Source: Dao 2023, FlashAttention-2; relative logits of Huang et al. 2018.
 #include "attention_relative.cuh"
 
-// The keys of a block and their gradients. A warp owns 16 keys; queries come BQ at a time, the last
-// ones first, so that the band of embeddings moves forward.
+// The keys of a block and their gradients. A warp owns 16 keys; queries come BQ at a time, the
+// last ones first, so that the band of embeddings moves forward.
 template <int DP, int BQ, int WARPS, int WITH>
 struct KeysTile {
   static constexpr int BK = 16 * WARPS, STAGE = 2 * BQ * DP;
@@ -238,7 +239,8 @@ template <int DP, int BM, int BN, int WARPS, bool HOLD, int WITH>
 struct QueriesTile {
   static constexpr bool REL = WITH & RELATIVE;
   static constexpr int STAGE = 2 * BN * DP;
-  // Queries in registers leave their tile to the second stage, if it fits and nothing else reads it.
+  // Queries in registers leave their tile to the second stage, if it fits and nothing else reads
+  // it.
   static constexpr bool SHARES = HOLD && BM <= BN && !REL;
   static constexpr int QUERIES = SHARES ? STAGE : 2 * STAGE;
   static constexpr int RING = SHARES ? 2 * STAGE : 2 * STAGE + 2 * BM * DP;
@@ -274,8 +276,8 @@ struct QueriesPass {
     }
   }
 
-  // Adds `c` [16 embeddings from u on, head_dim] to the part of this block. The same thread always
-  // adds to the same numbers, so that nothing has to be waited for.
+  // Adds `c` [16 embeddings from u on, head_dim] to the part of this block. The same thread
+  // always adds to the same numbers, so that nothing has to be waited for.
   static __device__ __forceinline__ void add_embeddings(const Attention &a, int h, int e,
                                                         const float (&c)[DT][4]) {
     int l = threadIdx.x % 32;
@@ -406,9 +408,10 @@ struct QueriesPass {
       float s[NT][4], d_s[NT][4];
       if constexpr (REL) {
         if (CARRIES && t > 0) take(carry + DT * THREADS, kept);
-        relative_logits(s, kept, ring, warp * 16, skew, t == 0, [&](float (&c)[2][4], const u16 *e) {
+        auto product = [&](float (&c)[2][4], const u16 *e) {
           multiply_tiles<DP, 16>(c, q_tile, warp * 16, e);
-        });
+        };
+        relative_logits(s, kept, ring, warp * 16, skew, t == 0, product);
         if (CARRIES) put(carry + DT * THREADS, kept);
       } else {
         clear(s);
@@ -492,8 +495,8 @@ struct QueriesPass {
           }
         }
         ring.move();
-        // The window is two tiles of embeddings, of which a warp owns 16 each. The older ones meet no
-        // later key of this block.
+        // The window is two tiles of embeddings, of which a warp owns 16 each. The older ones
+        // meet no later key of this block.
         if constexpr (CARRIES) take(carry, d_e);
         for (int rows = BM / 16 - 1 - warp; rows < BM / 16; rows++)
           multiply_band(d_e, bands, rows * 16, (warp + rows + 1) * 16 - BM, q_tile);
