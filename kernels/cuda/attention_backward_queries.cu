@@ -382,28 +382,22 @@ ATTENTION_QUERIES(attention_backward_queries_d32, 32, 64, 64, 4, 3, true, COLUMN
 ATTENTION_QUERIES(attention_backward_queries_d64, 64, 64, 64, 4, 2, true, COLUMNS)
 ATTENTION_QUERIES(attention_backward_queries_d64_64x64x4, 64, 64, 64, 4, 3, false, 0)
 ATTENTION_QUERIES(attention_backward_queries_d64_128x64, 64, 128, 64, 8, 1, true, 0)
-ATTENTION_QUERIES(attention_backward_queries_d96, 96, 64, 64, 4, 2, false, COLUMNS)
 ATTENTION_QUERIES(attention_backward_queries_d128, 128, 64, 64, 4, 2, false, COLUMNS)
 ATTENTION_QUERIES(attention_backward_queries_d128_64x32, 128, 64, 32, 4, 2, false, 0)
 ATTENTION_QUERIES(attention_backward_queries_d128_128x64, 128, 128, 64, 8, 1, false, 0)
 ATTENTION_QUERIES(attention_backward_queries_d128_128x32, 128, 128, 32, 8, 1, true, 0)
 ATTENTION_QUERIES(attention_backward_queries_relative_d32, 32, 64, 64, 4, 2, false, RELATIVE)
 ATTENTION_QUERIES(attention_backward_queries_relative_d64, 64, 64, 64, 4, 2, false, RELATIVE)
-ATTENTION_QUERIES(attention_backward_queries_relative_d96, 96, 64, 64, 4, 1, false, RELATIVE)
 ATTENTION_QUERIES(attention_backward_queries_relative_d128, 128, 64, 64, 4, 1, false, RELATIVE)
 ATTENTION_QUERIES(attention_backward_queries_dropout_d32, 32, 64, 64, 4, 2, false,
                   DROPOUT | COLUMNS)
 ATTENTION_QUERIES(attention_backward_queries_dropout_d64, 64, 64, 64, 4, 2, false,
-                  DROPOUT | COLUMNS)
-ATTENTION_QUERIES(attention_backward_queries_dropout_d96, 96, 64, 64, 4, 2, false,
                   DROPOUT | COLUMNS)
 ATTENTION_QUERIES(attention_backward_queries_dropout_d128, 128, 64, 64, 4, 1, false,
                   DROPOUT | COLUMNS)
 ATTENTION_QUERIES(attention_backward_queries_relative_dropout_d32, 32, 64, 64, 4, 2, false,
                   RELATIVE | DROPOUT)
 ATTENTION_QUERIES(attention_backward_queries_relative_dropout_d64, 64, 64, 64, 4, 2, false,
-                  RELATIVE | DROPOUT)
-ATTENTION_QUERIES(attention_backward_queries_relative_dropout_d96, 96, 64, 64, 4, 1, false,
                   RELATIVE | DROPOUT)
 ATTENTION_QUERIES(attention_backward_queries_relative_dropout_d128, 128, 64, 64, 4, 1, false,
                   RELATIVE | DROPOUT)

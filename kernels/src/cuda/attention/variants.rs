@@ -35,6 +35,11 @@ const fn variant(
     Variant { name, width, own, tile, warps, stages, with }
 }
 
+/// Numbers of a row in the tiles that a head is padded to.
+fn width(head_dim: usize) -> usize {
+    head_dim.next_power_of_two().max(32)
+}
+
 /// What a call asks of a kernel.
 pub(super) fn wanted(rule: &Rule, is_relative: bool) -> u8 {
     let columns = matches!(rule.mask, Mask::Strided { .. });
@@ -61,7 +66,7 @@ pub(super) fn choose(
     bytes: usize,
     name: Option<&str>,
 ) -> Option<Variant> {
-    let width = head_dim.next_multiple_of(32);
+    let width = width(head_dim);
     let fits = |v: &&Variant| {
         v.width == width
             && v.with & !COLUMNS == wanted & !COLUMNS
@@ -91,7 +96,6 @@ pub(super) const FORWARD: &[Variant] = &[
     variant("d64", 64, [64, 64], 4, 2, 0),
     variant("d64_128x64x8", 64, [128, 64], 8, 2, 0),
     variant("d64_128x128", 64, [128, 128], 8, 2, 0),
-    variant("d96", 96, [64, 64], 4, 2, 0),
     variant("d128_128x48", 128, [128, 48], 4, 2, 0),
     variant("d128", 128, [64, 64], 4, 2, 0),
     variant("d128_128x32", 128, [128, 32], 4, 2, 0),
@@ -99,21 +103,17 @@ pub(super) const FORWARD: &[Variant] = &[
     variant("d128_128x128", 128, [128, 128], 8, 2, 0),
     variant("strided_d32", 32, [64, 64], 4, 2, COLUMNS),
     variant("strided_d64", 64, [64, 64], 4, 2, COLUMNS),
-    variant("strided_d96", 96, [64, 64], 4, 2, COLUMNS),
     variant("strided_d128", 128, [64, 64], 4, 2, COLUMNS),
     variant("relative_d32", 32, [64, 64], 4, 2, RELATIVE),
     variant("relative_d64", 64, [64, 64], 4, 2, RELATIVE),
     variant("relative_d64_128x64x8", 64, [128, 64], 8, 2, RELATIVE),
-    variant("relative_d96", 96, [64, 64], 4, 2, RELATIVE),
     variant("relative_d128_128x64x8", 128, [128, 64], 8, 2, RELATIVE),
     variant("relative_d128", 128, [64, 64], 4, 2, RELATIVE),
     variant("dropout_d32", 32, [64, 64], 4, 2, DROPOUT | COLUMNS),
     variant("dropout_d64", 64, [64, 64], 4, 2, DROPOUT | COLUMNS),
-    variant("dropout_d96", 96, [64, 64], 4, 2, DROPOUT | COLUMNS),
     variant("dropout_d128", 128, [64, 64], 4, 2, DROPOUT | COLUMNS),
     variant("relative_dropout_d32", 32, [64, 64], 4, 2, RELATIVE | DROPOUT),
     variant("relative_dropout_d64", 64, [64, 64], 4, 2, RELATIVE | DROPOUT),
-    variant("relative_dropout_d96", 96, [64, 64], 4, 2, RELATIVE | DROPOUT),
     variant("relative_dropout_d128", 128, [64, 64], 4, 2, RELATIVE | DROPOUT),
 ];
 
@@ -132,21 +132,17 @@ pub(super) const KEYS: &[Variant] = &[
     variant("d64", 64, [64, 64], 4, 2, COLUMNS),
     variant("d64_32x64", 64, [64, 32], 4, 2, 0),
     variant("d64_64x128", 64, [128, 64], 8, 2, 0),
-    variant("d96", 96, [64, 64], 4, 2, COLUMNS),
     variant("d128", 128, [64, 64], 4, 2, COLUMNS),
     variant("d128_32x64", 128, [64, 32], 4, 2, 0),
     variant("d128_64x128", 128, [128, 64], 8, 2, 0),
     variant("relative_d32", 32, [64, 64], 4, 2, RELATIVE),
     variant("relative_d64", 64, [64, 64], 4, 2, RELATIVE),
-    variant("relative_d96", 96, [64, 64], 4, 2, RELATIVE),
     variant("relative_d128", 128, [64, 64], 4, 2, RELATIVE),
     variant("dropout_d32", 32, [64, 64], 4, 2, DROPOUT | COLUMNS),
     variant("dropout_d64", 64, [64, 64], 4, 2, DROPOUT | COLUMNS),
-    variant("dropout_d96", 96, [64, 64], 4, 2, DROPOUT | COLUMNS),
     variant("dropout_d128", 128, [64, 64], 4, 2, DROPOUT | COLUMNS),
     variant("relative_dropout_d32", 32, [64, 64], 4, 2, RELATIVE | DROPOUT),
     variant("relative_dropout_d64", 64, [64, 64], 4, 2, RELATIVE | DROPOUT),
-    variant("relative_dropout_d96", 96, [64, 64], 4, 2, RELATIVE | DROPOUT),
     variant("relative_dropout_d128", 128, [64, 64], 4, 2, RELATIVE | DROPOUT),
 ];
 
@@ -164,22 +160,18 @@ pub(super) const QUERIES: &[Variant] = &[
     variant("d64", 64, [64, 64], 4, 1, COLUMNS),
     variant("d64_64x64x4", 64, [64, 64], 4, 2, 0),
     variant("d64_128x64", 64, [128, 64], 8, 2, 0),
-    variant("d96", 96, [64, 64], 4, 2, COLUMNS),
     variant("d128", 128, [64, 64], 4, 2, COLUMNS),
     variant("d128_64x32", 128, [64, 32], 4, 2, 0),
     variant("d128_128x64", 128, [128, 64], 8, 2, 0),
     variant("d128_128x32", 128, [128, 32], 8, 2, 0),
     variant("relative_d32", 32, [64, 64], 4, 2, RELATIVE),
     variant("relative_d64", 64, [64, 64], 4, 2, RELATIVE),
-    variant("relative_d96", 96, [64, 64], 4, 2, RELATIVE),
     variant("relative_d128", 128, [64, 64], 4, 2, RELATIVE),
     variant("dropout_d32", 32, [64, 64], 4, 2, DROPOUT | COLUMNS),
     variant("dropout_d64", 64, [64, 64], 4, 2, DROPOUT | COLUMNS),
-    variant("dropout_d96", 96, [64, 64], 4, 2, DROPOUT | COLUMNS),
     variant("dropout_d128", 128, [64, 64], 4, 2, DROPOUT | COLUMNS),
     variant("relative_dropout_d32", 32, [64, 64], 4, 2, RELATIVE | DROPOUT),
     variant("relative_dropout_d64", 64, [64, 64], 4, 2, RELATIVE | DROPOUT),
-    variant("relative_dropout_d96", 96, [64, 64], 4, 2, RELATIVE | DROPOUT),
     variant("relative_dropout_d128", 128, [64, 64], 4, 2, RELATIVE | DROPOUT),
 ];
 
@@ -200,7 +192,7 @@ pub(super) fn queries_bytes(v: &Variant) -> usize {
 fn names(all: &[Variant], head_dim: usize, is_relative: bool) -> Vec<&'static str> {
     let with = if is_relative { RELATIVE } else { 0 };
     all.iter()
-        .filter(|v| v.width == head_dim.next_multiple_of(32) && v.with & !COLUMNS == with)
+        .filter(|v| v.width == width(head_dim) && v.with & !COLUMNS == with)
         .map(|v| v.name)
         .collect()
 }
