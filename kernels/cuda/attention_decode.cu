@@ -1,9 +1,9 @@
 // Attention of one new query of each head against the keys and values that came before.
 //
-// The time is that of reading the cache once. Steps up from `attention_step_plain`: keys are cut into
-// chunks, so that a single sequence fills the chip; eight lanes share a key and read it 16 bytes at a
-// time, several keys under way at once; the softmax is made as keys come, and chunks are joined in
-// their order by a second kernel, so that the result is the same in every run.
+// The time is that of reading the cache once. Steps up from `attention_step_plain`: keys are cut
+// into chunks, so that a single sequence fills the chip; eight lanes share a key and read it 16
+// bytes at a time, several keys under way at once; the softmax is made as keys come, and chunks
+// are joined in their order by a second kernel, so that the result is the same in every run.
 //
 // Source: Dao, Haziza, Massa & Sizov 2023, Flash-Decoding.
 #include "attention_tile.cuh"
@@ -21,7 +21,8 @@ struct AttentionStep {
   float *o;
   // [batch, heads, chunks, head_dim + 2]: a chunk's weighted values, its maximum and its sum.
   float *parts;
-  // Rows in the cache with the new one: read on the device, so that a recording serves every step.
+  // Rows in the cache with the new one: read on the device, so that a recording serves every
+  // step.
   const i32 *len;
   i64 q_batch;
   int heads, capacity, head_dim, max_len, mask, width, stride, chunk, chunks;
@@ -37,7 +38,8 @@ __device__ __forceinline__ bool step_sees(const AttentionStep &a, int p, int j) 
   return true;
 }
 
-// A lane's columns of a row: of every 8 pieces of 16 bytes its own, or of every 8 numbers its own.
+// A lane's columns of a row: of every 8 pieces of 16 bytes its own, or of every 8 numbers its
+// own.
 template <class T, bool VECTORS>
 struct Columns {
   static constexpr int EACH = VECTORS ? 16 / (int)sizeof(T) : 1, PIECES = MOST_COLUMNS / EACH;
@@ -231,8 +233,8 @@ extern "C" __global__ void __launch_bounds__(128) attention_step_join(AttentionS
   }
 }
 
-// By its definition: a block for a head, grid [heads, batch]. Shared memory: capacity numbers, 32 for
-// sums.
+// By its definition: a block for a head, grid [heads, batch]. Shared memory: capacity numbers, 32
+// for sums.
 template <class T>
 __device__ __forceinline__ void step_plain(const AttentionStep &a) {
   DYN_SMEM(float, smem);

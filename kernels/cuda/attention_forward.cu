@@ -1,10 +1,10 @@
 // Attention forward on bf16: o = softmax(scale * (q k^T + r)) v, and the log of each row's sum.
 //
-// A block keeps BM queries and meets the keys BN at a time; a warp owns 16 or 32 queries whole, so that
-// no row of scores leaves its four lanes. Steps up from `attention_forward_plain`:
-// tensor cores (mma.sync m16n8k16) on tiles in shared memory; scores stay in registers, where the
-// fragments of a result are already the fragments of the next product's A; copies of the next tile run
-// while this one is computed; queries stay in registers where a warp owns 16 of them.
+// A block keeps BM queries and meets the keys BN at a time; a warp owns 16 or 32 queries whole,
+// so that no row of scores leaves its four lanes. Steps up from `attention_forward_plain`: tensor
+// cores (mma.sync m16n8k16) on tiles in shared memory; scores stay in registers, where the
+// fragments of a result are already the fragments of the next product's A; copies of the next
+// tile run while this one is computed; queries stay in registers where a warp owns 16 of them.
 //
 // Source: Dao 2023, FlashAttention-2; relative logits of Huang et al. 2018.
 #include "attention_relative.cuh"
@@ -100,9 +100,10 @@ __device__ __forceinline__ void attention_forward_tiles(const Attention &a) {
 
     float s[MT][NT][4];
     if constexpr (REL) {
-      relative_logits(s[0], kept, ring, warp * 16, skew, t == 0, [&](float (&c)[2][4], const u16 *e) {
+      auto product = [&](float (&c)[2][4], const u16 *e) {
         multiply_rows<DP, 16>(c, q_frag, e, 0);
-      });
+      };
+      relative_logits(s[0], kept, ring, warp * 16, skew, t == 0, product);
       ring.move();
     } else {
 #pragma unroll
@@ -246,7 +247,6 @@ ATTENTION_FORWARD(attention_forward_d64, 64, 64, 64, 4, 3, 2, 0)
 ATTENTION_FORWARD(attention_forward_d64_128x64, 64, 128, 64, 4, 2, 2, 0)
 ATTENTION_FORWARD(attention_forward_d64_128x64x8, 64, 128, 64, 8, 1, 2, 0)
 ATTENTION_FORWARD(attention_forward_d64_128x128, 64, 128, 128, 8, 1, 2, 0)
-ATTENTION_FORWARD(attention_forward_d96, 96, 64, 64, 4, 2, 2, 0)
 ATTENTION_FORWARD(attention_forward_d128, 128, 64, 64, 4, 3, 2, 0)
 ATTENTION_FORWARD(attention_forward_d128_128x48, 128, 128, 48, 4, 2, 2, 0)
 ATTENTION_FORWARD(attention_forward_d128_128x32, 128, 128, 32, 4, 2, 2, 0)
@@ -254,19 +254,15 @@ ATTENTION_FORWARD(attention_forward_d128_128x64x8, 128, 128, 64, 8, 1, 3, 0)
 ATTENTION_FORWARD(attention_forward_d128_128x128, 128, 128, 128, 8, 1, 2, 0)
 ATTENTION_FORWARD(attention_forward_strided_d32, 32, 64, 64, 4, 3, 2, COLUMNS)
 ATTENTION_FORWARD(attention_forward_strided_d64, 64, 64, 64, 4, 3, 2, COLUMNS)
-ATTENTION_FORWARD(attention_forward_strided_d96, 96, 64, 64, 4, 2, 2, COLUMNS)
 ATTENTION_FORWARD(attention_forward_strided_d128, 128, 64, 64, 4, 2, 2, COLUMNS)
 ATTENTION_FORWARD(attention_forward_relative_d32, 32, 64, 64, 4, 3, 2, RELATIVE)
 ATTENTION_FORWARD(attention_forward_relative_d64, 64, 64, 64, 4, 3, 2, RELATIVE)
 ATTENTION_FORWARD(attention_forward_relative_d64_128x64x8, 64, 128, 64, 8, 1, 2, RELATIVE)
-ATTENTION_FORWARD(attention_forward_relative_d96, 96, 64, 64, 4, 1, 2, RELATIVE)
 ATTENTION_FORWARD(attention_forward_relative_d128, 128, 64, 64, 4, 1, 2, RELATIVE)
 ATTENTION_FORWARD(attention_forward_relative_d128_128x64x8, 128, 128, 64, 8, 1, 2, RELATIVE)
 ATTENTION_FORWARD(attention_forward_dropout_d32, 32, 64, 64, 4, 2, 2, DROPOUT | COLUMNS)
 ATTENTION_FORWARD(attention_forward_dropout_d64, 64, 64, 64, 4, 2, 2, DROPOUT | COLUMNS)
-ATTENTION_FORWARD(attention_forward_dropout_d96, 96, 64, 64, 4, 2, 2, DROPOUT | COLUMNS)
 ATTENTION_FORWARD(attention_forward_dropout_d128, 128, 64, 64, 4, 2, 2, DROPOUT | COLUMNS)
 ATTENTION_FORWARD(attention_forward_relative_dropout_d32, 32, 64, 64, 4, 2, 2, RELATIVE | DROPOUT)
 ATTENTION_FORWARD(attention_forward_relative_dropout_d64, 64, 64, 64, 4, 2, 2, RELATIVE | DROPOUT)
-ATTENTION_FORWARD(attention_forward_relative_dropout_d96, 96, 64, 64, 4, 1, 2, RELATIVE | DROPOUT)
 ATTENTION_FORWARD(attention_forward_relative_dropout_d128, 128, 64, 64, 4, 1, 2, RELATIVE | DROPOUT)

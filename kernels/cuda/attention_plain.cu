@@ -1,8 +1,8 @@
-// Attention by its definition, for any size, on f32 and bf16: the simplest form, and what runs where
-// the tiles of `attention_forward.cu` and `attention_backward.cu` do not fit.
+// Attention by its definition, for any size, on f32 and bf16: the simplest form, and what runs
+// where the tiles of `attention_forward.cu` and `attention_backward.cu` do not fit.
 //
-// A block of 128 threads owns one row of a result (a query, a key, an embedding) and meets the other
-// side 128 at a time: a thread makes one score, then threads share the columns of the row.
+// A block of 128 threads owns one row of a result (a query, a key, an embedding) and meets the
+// other side 128 at a time: a thread makes one score, then threads share the columns of the row.
 #include "attention_tile.cuh"
 #include "common/reduce.cuh"
 

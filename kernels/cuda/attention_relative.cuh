@@ -1,17 +1,18 @@
 // Relative logits inside of a tile.
 //
-// Query i and key j meet in embedding j - i + max_len - 1 - shift. 16 queries and N keys need a band
-// of N + 16 neighbouring embeddings: column c of the band belongs to u = j - i = c - 16 counted from
-// the first key and the first query. The product of queries and band goes through shared memory, where
-// it is read with rows one number shorter than they were written with: the skew.
+// Query i and key j meet in embedding j - i + max_len - 1 - shift. 16 queries and N keys need a
+// band of N + 16 neighbouring embeddings: column c of the band belongs to u = j - i = c - 16
+// counted from the first key and the first query. The product of queries and band goes through
+// shared memory, where it is read with rows one number shorter than they were written with: the
+// skew.
 //
-// From one tile of keys to the next the band moves by N: its last 16 columns are the first 16 of the
-// next one and are kept, and N new embeddings are loaded into a ring of rows.
+// From one tile of keys to the next the band moves by N: its last 16 columns are the first 16 of
+// the next one and are kept, and N new embeddings are loaded into a ring of rows.
 #pragma once
 #include "attention_tile.cuh"
 
-// Numbers of a row of a skewed band: 8 modulo 16 keeps both the writes and the reads of the skew to
-// at most two numbers of a bank, and rows of bf16 in different banks.
+// Numbers of a row of a skewed band: 8 modulo 16 keeps both the writes and the reads of the skew
+// to at most two numbers of a bank, and rows of bf16 in different banks.
 template <int N>
 struct Band {
   static constexpr int COLUMNS = N + 16, ROW = (N + 16 + 15) / 16 * 16 + 8;
@@ -73,9 +74,9 @@ __device__ __forceinline__ void write_band(float *skew, int n, const float (&c0)
   *reinterpret_cast<Pair *>(at + 8 * Band<N>::ROW + 8) = {c1[2], c1[3]};
 }
 
-// Fills `s` [16 queries, N keys] with the relative logits of a warp's 16 queries, which are `row` rows
-// below the first of the block. `kept` holds the last 16 columns of the tile before, unless this is
-// the first.
+// Fills `s` [16 queries, N keys] with the relative logits of a warp's 16 queries, which are `row`
+// rows below the first of the block. `kept` holds the last 16 columns of the tile before, unless
+// this is the first.
 //
 // `product(c, rows)` adds the product of the queries and 16 rows of a tile.
 template <int DP, int ROWS, int N, int THREADS, class Product>

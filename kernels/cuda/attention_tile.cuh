@@ -40,8 +40,8 @@ constexpr int RELATIVE = 1, DROPOUT = 2, COLUMNS = 4;
 
 constexpr int WIDE_O = 1, WIDE_D_Q = 2, WIDE_D_KV = 4, WIDE_D_ER = 8;
 
-// Keys first, first + step, ..: count of them. Each query sees a range of them, and both ends of the
-// range grow with the query's position.
+// Keys first, first + step, ..: count of them. Each query sees a range of them, and both ends of
+// the range grow with the query's position.
 struct Run {
   int first, step, count;
   bool is_far;
@@ -68,8 +68,8 @@ __device__ __forceinline__ int run_to(const Attention &a, const Run &run, int p)
   if (run.is_far) return min(p / a.width * a.width / a.stride, run.count);
   return min(p + 1, run.count);
 }
-// The queries that see one of the keys n..n + count - 1 of a run, by their number: from `first` on,
-// before `end`.
+// The queries that see one of the keys n..n + count - 1 of a run, by their number: from `first`
+// on, before `end`.
 __device__ __forceinline__ void run_queries(const Attention &a, const Run &run, int n, int count,
                                             int &first, int &end) {
   int shift = attention_shift(a), last = min(n + count, run.count) - 1;
@@ -89,22 +89,23 @@ __device__ __forceinline__ void run_queries(const Attention &a, const Run &run, 
   first = max(first, 0);
 }
 
-// Where 16 bytes of a row lie in a tile of DP numbers a row: their place within the row is mixed with
-// the row's number, so that eight rows below each other lie in different banks.
+// Where 16 bytes of a row lie in a tile of DP numbers a row: their place within the row is mixed
+// with the row's number, so that eight rows below each other lie in different banks.
 template <int DP>
 __device__ __forceinline__ int tile_at(int row, int chunk) {
   constexpr int SHIFT = DP % 64 == 0 ? 0 : 1, MASK = DP % 64 == 0 ? 7 : 3;
   return row * DP + ((chunk ^ ((row >> SHIFT) & MASK)) << 3);
 }
 
-// Begins to copy rows of `x`, of which those outside of 0..count and columns from head_dim on are 0.
-// Row r of the tile is row first + step * (begin + r) of `x`, and is stored as tile row `slot + r`.
+// Begins to copy rows of `x`, of which those outside of 0..count and columns from head_dim on are
+// 0. Row r of the tile is row first + step * (begin + r) of `x`, and is stored as tile row `slot
+// + r`.
 template <int DP, int ROWS, int THREADS>
 __device__ __forceinline__ void load_rows(u16 *tile, int slot, const u16 *x,
                                           i64 row_stride, int first, int step, int begin,
                                           int count, int head_dim) {
-  // A thread keeps its column and goes down in steps of 8 rows or more, which leave the place in the
-  // bank pattern as it is: one address and additions.
+  // A thread keeps its column and goes down in steps of 8 rows or more, which leave the place in
+  // the bank pattern as it is: one address and additions.
   constexpr int CHUNKS = DP / 8, FIT = THREADS / CHUNKS;
   constexpr int DOWN = FIT >= 64 ? 64 : FIT >= 32 ? 32 : FIT >= 16 ? 16 : 8;
   static_assert(FIT >= 8 && ROWS % DOWN == 0, "whole steps of rows");
@@ -123,8 +124,8 @@ __device__ __forceinline__ void load_rows(u16 *tile, int slot, const u16 *x,
   }
 }
 
-// Where a lane's row of a fragment lies in a tile, `k` fragments to the right. Rows are multiples of
-// 16, so that the bank pattern depends on the lane alone: a few addresses serve all fragments.
+// Where a lane's row of a fragment lies in a tile, `k` fragments to the right. Rows are multiples
+// of 16, so that the bank pattern depends on the lane alone: a few addresses serve all fragments.
 template <int DP>
 __device__ __forceinline__ int along(int lane_row, int lane_chunk, int k) {
   constexpr int GROUP = DP % 64 == 0 ? 4 : 2;

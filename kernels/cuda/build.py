@@ -160,6 +160,8 @@ def build(tools, scratch, family, options):
         run([tools.bin / "nvcc", "-std=c++17", "-O3", f"-I{HERE}", f"-arch=compute_{arch}", "-Werror",
              "all-warnings", "-ptx", "-o", raw, HERE / f"{family}.cu"])
         text = re.sub(r"^\.version .*$", f".version {version}", raw.read_text(), flags=re.M)
+        # Tells a later optimiser which bytes of a load matter; older assemblers do not know it.
+        text = re.sub(r"^\s*\.pragma \"used_bytes_mask \w+\";\n", "", text, flags=re.M)
         ptx = scratch / f"{family}.sm{arch}.ptx"
         ptx.write_text(text)
         texts[ptx.name] = text

@@ -106,7 +106,7 @@ impl Strides {
     }
 
     /// Elements from the first to one past the last.
-    fn extent(self, batch: usize, heads: usize, rows: usize, head_dim: usize) -> usize {
+    pub(crate) fn extent(self, batch: usize, heads: usize, rows: usize, head_dim: usize) -> usize {
         match batch * heads * rows * head_dim {
             0 => 0,
             _ => self.at(batch - 1, heads - 1, rows - 1) + head_dim,
@@ -114,7 +114,7 @@ impl Strides {
     }
 
     /// Whether no two rows share an element: each axis steps over all that lies inside of it.
-    fn is_apart(self, batch: usize, heads: usize, rows: usize, head_dim: usize) -> bool {
+    pub(crate) fn is_apart(self, batch: usize, heads: usize, rows: usize, head_dim: usize) -> bool {
         if batch * heads * rows * head_dim == 0 {
             return true;
         }

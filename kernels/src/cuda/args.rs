@@ -63,6 +63,12 @@ impl Args {
         self.plain(&address)
     }
 
+    /// Names bytes that the kernel touches through a pointer within a struct.
+    pub fn touches(mut self, address: u64, bytes: usize) -> Args {
+        self.spans.push((address, bytes));
+        self
+    }
+
     /// A pointer that may be null.
     pub fn optional(self, address: Option<u64>, bytes: usize) -> Args {
         match address {
