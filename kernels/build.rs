@@ -71,6 +71,9 @@ mod emulator {
         );
         fs::write(&table, text).expect("OUT_DIR can be written");
         library.file(table).compile("etude_emu");
+        if env::var_os("ETUDE_EMU_SANITIZE").is_some() {
+            println!("cargo:rustc-link-lib=dylib=asan");
+        }
     }
 
     /// The object of one family, compiled if what the compiler sees of it has changed.

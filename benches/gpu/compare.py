@@ -19,7 +19,7 @@ GEMMS = [(n, n, n) for n in SQUARES] + [(16384, 2048, 512), (16384, 512, 2048), 
 ATTENTIONS = [(b, h, s, d) for d in (64, 128)
               for b, h, s in ((4, 16, 2048), (4, 16, 4096), (2, 8, 1024), (2, 16, 8192))]
 RELATIVES = [(2, 8, 1024, 64), (4, 8, 2048, 64), (2, 8, 4096, 64)]
-RECURRENTS = [(768, 16, 1024), (512, 64, 64), (512, 16, 512)]
+RECURRENTS = [(768, 16, 1024), (512, 64, 256), (128, 128, 256), (1024, 1, 256)]
 # Batch, channels in and out, size, kernel, stride, padding, as in benches/conv.rs.
 CONVS = [
     (16, 16, 64, (96, 84), (3, 3), (1, 1), (1, 1)),
@@ -33,7 +33,7 @@ CONVS = [
     (16, 64, 128, (4, 48, 7), (1, 4, 1), (1, 4, 1), (0, 0, 0)),
     (16, 90, 128, (256,), (5,), (1,), (2,)),
 ]
-ROWS = [(16384, 1024), (8192, 32768)]
+ROWS = [(16384, 1024), (65536, 1024), (8192, 8192), (2048, 32768)]
 
 
 class Timer:
@@ -43,23 +43,32 @@ class Timer:
         self.torch, self.end, self.wanted = torch, time.monotonic() + seconds, wanted
         self.skipped = 0
 
-    def case(self, name, make, note=""):
-        """Times `make()`, which returns the call, if the name is wanted and there is time left."""
-        if self.wanted not in name:
+    def wants(self, *names):
+        return any(self.wanted in name for name in names)
+
+    def time(self, make):
+        """Milliseconds of the call that `make()` returns."""
+        call = make()
+        for _ in range(3):
+            call()
+        once = max(self.round(call, 1), 1e-4)
+        runs = max(1, min(1000, int(2.0 / once + 1)))
+        started, rounds = time.monotonic(), []
+        while len(rounds) < 15 and (len(rounds) < 3 or time.monotonic() - started < 0.1):
+            rounds.append(self.round(call, runs))
+        return statistics.median(rounds)
+
+    def case(self, name, make, note="", off=0):
+        """Times `make()`, which returns the call, if the name is wanted and there is time left. `off`
+        milliseconds of it are taken off."""
+        if not self.wants(name):
             return
         if time.monotonic() > self.end:
             self.skipped += 1
             return
         try:
-            call = make()
-            for _ in range(3):
-                call()
-            once = max(self.round(call, 1), 1e-4)
-            runs = max(1, min(1000, int(2.0 / once + 1)))
-            started, rounds = time.monotonic(), []
-            while len(rounds) < 15 and (len(rounds) < 3 or time.monotonic() - started < 0.2):
-                rounds.append(self.round(call, runs))
-            print(json.dumps({"case": name, "ms": statistics.median(rounds), "note": note}), flush=True)
+            whole = self.time(make)
+            print(json.dumps({"case": name, "ms": whole - off, "whole_ms": whole, "note": note}), flush=True)
         except Exception as why:  # a case that PyTorch cannot do keeps no other from running
             print(f"{name}: {str(why).splitlines()[0]}", file=sys.stderr)
         finally:
@@ -164,10 +173,20 @@ def run_recurrent(torch, timer):
                         return without_gradient
                     backward, both = forward_and_backward(torch, lambda: layer(x)[0], leaves, gradient)
                     return backward if which == "backward" else both
-                shape = f"{dtype_name} h{hidden} b{batch} t{steps}"
-                for which in ("forward", "backward", "training"):
-                    timer.case(f"recurrent/{kind} {which}/{shape}", lambda which=which: make(which),
-                               "cuDNN, products of the input included")
+                gates = {"lstm": 4, "gru": 3, "rnn": 1}[kind]
+
+                def product(gates=gates, hidden=hidden, batch=batch, steps=steps, dtype=dtype):
+                    x = torch.randn(steps * batch, hidden, device="cuda", dtype=dtype)
+                    w = torch.randn(gates * hidden, hidden, device="cuda", dtype=dtype)
+                    return lambda: torch.nn.functional.linear(x, w)
+
+                # cuDNN's time holds the products of the input, which are a matrix product by themselves
+                # here: one forwards, two backwards. They are measured apart and taken off.
+                shape = f"{dtype_name}/T{steps} B{batch} H{hidden}"
+                once = timer.time(product) if timer.wants(f"recurrent/{kind}", f"recurrent/{kind} forward {shape}") else 0
+                for which, products in (("forward", 1), ("backward", 2)):
+                    timer.case(f"recurrent/{kind} {which} {shape}", lambda which=which: make(which),
+                               "cuDNN without the input's products", products * once)
 
 
 def text(sizes):
@@ -204,67 +223,83 @@ def run_conv(torch, timer):
 def run_rows(torch, timer):
     f = torch.nn.functional
     for rows, cols in ROWS:
-        shape = f"f32 {rows}x{cols}"
+        for dtype_name, dtype in (("f32", torch.float32), ("bf16", torch.bfloat16)):
+            shape = f"{dtype_name}/{rows}x{cols}"
 
-        def x(rows=rows, cols=cols, grad=False):
-            return torch.randn(rows, cols, device="cuda", requires_grad=grad)
+            def x(grad=False, rows=rows, cols=cols, dtype=dtype):
+                return torch.randn(rows, cols, device="cuda", dtype=dtype, requires_grad=grad)
 
-        def plain(op):
-            def make():
-                a = x()
-                return lambda: op(a)
-            return make
+            def row(grad=False, cols=cols, dtype=dtype):
+                return torch.randn(cols, device="cuda", dtype=dtype, requires_grad=grad)
 
-        def back(op):
-            def make():
-                a = x(grad=True)
-                y = op(a)
-                return forward_and_backward(torch, lambda: op(a), [a], torch.randn_like(y))[0]
-            return make
+            def plain(op, x=x):
+                def make():
+                    a = x()
+                    return lambda: op(a)
+                return make
 
-        timer.case(f"rows/softmax/{shape}", plain(lambda a: f.softmax(a, -1)))
-        timer.case(f"rows/softmax_backward/{shape}", back(lambda a: f.softmax(a, -1)))
-        timer.case(f"rows/log_softmax/{shape}", plain(lambda a: f.log_softmax(a, -1)))
+            def back(op, x=x):
+                def make():
+                    a = x(grad=True)
+                    return forward_and_backward(torch, lambda: op(a), [a], torch.randn_like(a))[0]
+                return make
 
-        def entropy(rows=rows, cols=cols):
-            a, target = x(grad=True), torch.randint(cols, (rows,), device="cuda")
-            return lambda: torch.autograd.grad(f.cross_entropy(a, target), a)
-        timer.case(f"rows/cross_entropy/{shape}", entropy)
-        if cols > 4096:
-            continue
-        weight = torch.randn(cols, device="cuda", requires_grad=True)
-        bias = torch.randn(cols, device="cuda", requires_grad=True)
-        timer.case(f"norm/layer_norm/{shape}", plain(lambda a: f.layer_norm(a, (cols,), weight.detach(), bias.detach())))
+            def entropy(rows=rows, cols=cols, x=x):
+                a, target = x(grad=True), torch.randint(cols, (rows,), device="cuda")
+                return lambda: torch.autograd.grad(f.cross_entropy(a, target), a)
 
-        def layer_norm_backward():
-            a = x(grad=True)
-            forward = lambda: f.layer_norm(a, (cols,), weight, bias)
-            return forward_and_backward(torch, forward, [a, weight, bias], torch.randn_like(a))[0]
-        timer.case(f"norm/layer_norm_backward/{shape}", layer_norm_backward)
-        gelu = lambda a: f.gelu(a, approximate="tanh")
-        other = x()
-        timer.case(f"map/gelu/{shape}", plain(gelu))
-        timer.case(f"map/gelu_backward/{shape}", back(gelu))
-        timer.case(f"map/bias_gelu/{shape}", plain(lambda a: gelu(a + bias.detach())))
-        timer.case(f"map/bias_gelu_residual/{shape}", plain(lambda a: other + gelu(a + bias.detach())))
-        timer.case(f"map/dropout/{shape}", plain(lambda a: f.dropout(a, 0.1, True)))
+            def layer_norm(which, cols=cols, x=x, row=row):
+                a, weight, bias = x(which == "backward"), row(which == "backward"), row(which == "backward")
+                forward = lambda: f.layer_norm(a, (cols,), weight, bias)
+                if which == "forward":
+                    return forward
+                return forward_and_backward(torch, forward, [a, weight, bias], torch.randn_like(a))[0]
 
-        def embedding(which, rows=rows, cols=cols):
-            table = torch.randn(388, cols, device="cuda", requires_grad=True)
-            ids = torch.randint(388, (rows,), device="cuda")
+            def biased(which, x=x, row=row):
+                a, bias, other = x(which == "backward"), row(which == "backward"), x()
+                if which == "forward":
+                    return lambda: other + f.gelu(a + bias)
+                return forward_and_backward(torch, lambda: f.gelu(a + bias), [a, bias], torch.randn_like(a))[0]
+
+            timer.case(f"rows/softmax forward {shape}", plain(lambda a: f.softmax(a, -1)))
+            timer.case(f"rows/softmax backward {shape}", back(lambda a: f.softmax(a, -1)))
+            timer.case(f"rows/log-softmax forward {shape}", plain(lambda a: f.log_softmax(a, -1)))
+            timer.case(f"rows/cross-entropy {shape}", entropy)
+            timer.case(f"norm/layer norm forward {shape}", lambda: layer_norm("forward"))
+            timer.case(f"norm/layer norm backward {shape}", lambda: layer_norm("backward"))
+            if cols != 1024:
+                continue
+            timer.case(f"map/gelu {shape}", plain(f.gelu))
+            timer.case(f"map/gelu tanh {shape}", plain(lambda a: f.gelu(a, approximate="tanh")))
+            timer.case(f"map/silu {shape}", plain(f.silu))
+            timer.case(f"map/gelu backward {shape}", back(f.gelu))
+            timer.case(f"map/bias, gelu and residual {shape}", lambda: biased("forward"))
+            timer.case(f"map/bias and gelu backward {shape}", lambda: biased("backward"))
+    for vocab, rows, width in ((388, 65536, 512), (32768, 65536, 1024)):
+        def embedding(which, vocab=vocab, rows=rows, width=width):
+            table = torch.randn(vocab, width, device="cuda", requires_grad=which == "backward")
+            ids = torch.randint(vocab, (rows,), device="cuda")
             if which == "forward":
-                return lambda: f.embedding(ids, table.detach())
-            return forward_and_backward(torch, lambda: f.embedding(ids, table), [table], x())[0]
+                return lambda: f.embedding(ids, table)
+            gradient = torch.randn(rows, width, device="cuda")
+            return forward_and_backward(torch, lambda: f.embedding(ids, table), [table], gradient)[0]
         for which in ("forward", "backward"):
-            timer.case(f"embedding/{which}/{shape} v388", lambda which=which: embedding(which))
+            timer.case(f"embedding/{which} f32/{vocab}, {rows}x{width}", lambda which=which: embedding(which))
+    for tensors, count in ((1, 1 << 26), (150, 600_000)):
+        def adam(tensors=tensors, count=count):
+            parameters = [torch.randn(count, device="cuda", requires_grad=True) for _ in range(tensors)]
+            for parameter in parameters:
+                parameter.grad = torch.randn_like(parameter)
+            return torch.optim.AdamW(parameters, lr=1e-3, fused=True).step
+        timer.case(f"optim/adam without shadow/{tensors} tensors of {count}", adam, "fused AdamW")
+    for n in (1 << 24, 1 << 26):
+        timer.case(f"random/uniform f32/{n}", lambda n=n: torch.empty(n, device="cuda").uniform_)
+        timer.case(f"random/normal f32/{n}", lambda n=n: torch.empty(n, device="cuda").normal_)
 
-    def adam():
-        parameter = torch.randn(100_000_000, device="cuda", requires_grad=True)
-        parameter.grad = torch.randn_like(parameter)
-        return torch.optim.Adam([parameter], lr=1e-3, fused=True).step
-    timer.case("optim/adam/f32 100000000", adam, "fused")
-    timer.case("random/uniform/f32 100000000", lambda: torch.empty(100_000_000, device="cuda").uniform_)
-    timer.case("random/normal/f32 100000000", lambda: torch.empty(100_000_000, device="cuda").normal_)
+        def dropout(n=n):
+            a = torch.randn(n, device="cuda")
+            return lambda: f.dropout(a, 0.1, True)
+        timer.case(f"random/dropout f32/{n}", dropout)
 
     def copy():
         a = torch.randn(1 << 28, device="cuda")
@@ -303,14 +338,14 @@ def table(options):
     peaks = {kind: speed.get(f"peak/{kind}/registers") for kind in ("bf16", "tf32", "f32")}
     print(f"ceilings: copy {copy or 0:.2f} TB/s" +
           "".join(f", {kind} {peak or 0:.0f} TFLOP/s" for kind, peak in peaks.items()) + " (mma.sync for the first two)")
-    print(f"{'case':58} {'variant':20} {'ms':>9} {'TFLOP/s':>8} {'TB/s':>6} {'share':>6} {'torch ms':>9} {'torch/etude':>11}")
+    print(f"{'case':50} {'variant':36} {'ms':>9} {'TFLOP/s':>8} {'TB/s':>6} {'share':>6} {'torch ms':>9} {'torch/etude':>11}")
     for name, record in best.items():
         flops, tera = speed.get(name), moved.get(name)
         kind = next((k for k in ("bf16", "tf32") if re.search(rf"\b{k}\b", name + " " + record["variant"])),
                     "bf16" if name.startswith("attention/") else "f32")
         shares = [flops / peaks[kind] if flops and peaks[kind] else 0, tera / copy if tera and copy else 0]
         other = theirs.get(name)
-        print(f"{name:58} {record['variant']:20} {record['ms']:9.4f} {flops or 0:8.1f} {tera or 0:6.2f} "
+        print(f"{name:50} {record['variant'][:36]:36} {record['ms']:9.4f} {flops or 0:8.1f} {tera or 0:6.2f} "
               f"{max(shares):6.0%} {other['ms'] if other else 0:9.4f} " +
               (f"{other['ms'] / record['ms']:11.2f}" if other else f"{'':>11}"))
     print("\nvariants, ms:")

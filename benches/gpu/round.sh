@@ -5,13 +5,15 @@
 #
 #     round.sh [SECONDS] [PARTS]   400 seconds and "parity bench torch table sanitize" if not told
 #
-# FILTER=attention keeps the benches to names with that in them; OUT names the folder for the logs.
+# FILTER=attention keeps the benches to names with that in them; CASE is the longest time for one of them,
+# in seconds; OUT names the folder for the logs.
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
 seconds=${1:-400}
 parts=${2:-parity bench torch table sanitize}
 out=${OUT:-$here/out}
 filter=${FILTER:-}
+case_seconds=${CASE:-0.02}
 mkdir -p "$out"
 began=$SECONDS
 left() { echo $((seconds - SECONDS + began)); }
@@ -53,7 +55,7 @@ bench() {
         copy | peak) chosen=$family ;; # the ceilings of the table
         *) [[ -z $filter || $filter == "$family"* ]] || continue; chosen=${filter:-$family/} ;;
         esac
-        timeout $((end - SECONDS)) "$here/gpu_bench" "$chosen" --seconds 0.1 >>"$out/etude.jsonl" 2>"$out/one.log"
+        timeout $((end - SECONDS)) "$here/gpu_bench" "$chosen" --seconds "$case_seconds" >>"$out/etude.jsonl" 2>"$out/one.log"
         local status=$?
         cat "$out/one.log" >>"$out/bench.log"
         say "bench $family: status $status, $(tail -n 1 "$out/one.log")"

@@ -149,7 +149,8 @@ def write_budget(path, family, budget, measured):
 def build(tools, scratch, family, options):
     """All of one family. Returns faults and a line for each kernel."""
     faults, measured = [], {}
-    check_source(HERE / f"{family}.cu")
+    for path in [HERE / f"{family}.cu", *HERE.glob("*.cuh")]:
+        check_source(path)
     texts = {}
     for arch, (version, targets) in SHIPPED.items():
         raw = scratch / f"{family}.{arch}.raw.ptx"

@@ -40,8 +40,8 @@
 #define EMU_UNPOISON(p, n) __asan_unpoison_memory_region(p, n)
 #define EMU_POISON(p, n) __asan_poison_memory_region(p, n)
 #else
-#define EMU_UNPOISON(p, n)
-#define EMU_POISON(p, n)
+#define EMU_UNPOISON(p, n) (void)0
+#define EMU_POISON(p, n) (void)0
 #endif
 #if !defined(__x86_64__) && !defined(__aarch64__) && !defined(EMU_UCONTEXT)
 #define EMU_UCONTEXT

@@ -23,6 +23,7 @@ unsafe extern "C" {
         cooperative: c_int,
         schedule: c_int,
     ) -> c_int;
+    fn emu_fence(at: *const u8, bytes: usize, closed: c_int);
 }
 
 /// Which of the runnable threads of a block goes on.
@@ -158,7 +159,10 @@ impl Emulator {
     /// The bytes behind the allocation at `address`, and whether they are as they were.
     fn fence_holds(address: u64, bytes: usize) -> bool {
         // SAFETY: `alloc` reserved FENCE bytes behind every allocation, and wrote them.
-        let fence = unsafe { std::slice::from_raw_parts((address as *const u8).add(bytes), FENCE) };
+        let fence = unsafe {
+            emu_fence((address as *const u8).add(bytes), FENCE, 0);
+            std::slice::from_raw_parts((address as *const u8).add(bytes), FENCE)
+        };
         fence.iter().all(|byte| *byte == FENCE_BYTE)
     }
 
@@ -188,6 +192,7 @@ impl Gpu for Emulator {
         unsafe {
             start.write_bytes(0xff, bytes);
             start.add(bytes).write_bytes(FENCE_BYTE, FENCE);
+            emu_fence(start.add(bytes), FENCE, 1);
         }
         self.spans.add(start as u64, bytes);
         Ok(start as u64)

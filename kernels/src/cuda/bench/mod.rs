@@ -9,13 +9,13 @@
 //! |---|---|
 //! | `gemm/bf16 nn/8192x8192x8192` | `m x n x k`; `nn`, `nt`, `tn` (which operand is transposed); `tf32`, `f32` |
 //! | `attention/forward causal/b4 h16 s4096 d128` | `backward`; `full`, `relative`; bf16 |
-//! | `recurrent/lstm forward/bf16 h768 b16 t1024` | `backward`, `training` (both); `gru`, `rnn`; `f32` |
+//! | `recurrent/lstm forward bf16/T1024 B16 H768` | `backward`; `gru`, `rnn`; `f32` |
 //! | `conv/forward 3x3/1-64x64-48x42 b16` | `data`, `filter`; stride, channels in and out, size of the image; f32 in the name where it is not tf32 |
-//! | `rows/softmax/f32 16384x1024` | `softmax_backward`, `cross_entropy` (with its gradient), `log_softmax` |
-//! | `norm/layer_norm/f32 16384x1024` | `layer_norm_backward` |
-//! | `map/gelu/f32 16384x1024` | `gelu_backward`, `bias_gelu`, `bias_gelu_residual`, `dropout` |
-//! | `embedding/forward/f32 16384x1024 v388` | `backward` |
-//! | `optim/adam/f32 100000000` | numbers in all tensors together |
+//! | `rows/softmax forward f32/16384x1024` | `backward`, `log-softmax forward`, `cross-entropy` (with its gradient); `bf16` |
+//! | `norm/layer norm forward f32/16384x1024` | `backward`; `bf16` |
+//! | `map/gelu f32/16384x1024` | `gelu backward`, `bias, gelu and residual`, `bias and gelu backward` |
+//! | `embedding/forward f32/388, 65536x512` | `backward` |
+//! | `optim/adam/1 tensors of 67108864` | `adam without shadow` |
 
 pub mod attention;
 pub mod conv;
