@@ -14,9 +14,9 @@ use crate::philox;
 pub fn cases(bench: &mut Bench) -> Result<(), Error> {
     let gpu = bench.gpu;
     // Vocabulary, rows, width.
-    let shapes: &[[usize; 3]] = match gpu.properties().sms {
-        ..16 => &[[50, 300, 64]],
-        _ => &[[388, 65_536, 512], [32_768, 65_536, 1024]],
+    let shapes: &[[usize; 3]] = match bench.small {
+        true => &[[50, 300, 64]],
+        false => &[[388, 65_536, 512], [32_768, 65_536, 1024]],
     };
     for [vocab, rows, width] in shapes.iter().copied() {
         let (table, d_y) =

@@ -20,9 +20,9 @@ fn variant(per_sm: u32) -> String {
 /// # Errors
 /// Those of the device.
 pub fn cases(bench: &mut Bench) -> Result<(), Error> {
-    let shapes: &[(usize, usize)] = match bench.gpu.properties().sms {
-        ..16 => &[(16, 1024)],
-        _ => &[(16_384, 1024), (65_536, 1024), (65_536, 3072)],
+    let shapes: &[(usize, usize)] = match bench.small {
+        true => &[(16, 1024)],
+        false => &[(16_384, 1024), (65_536, 1024), (65_536, 3072)],
     };
     for (rows, cols) in shapes.iter().copied() {
         for float in [Float::F32, Float::Bf16] {

@@ -12,14 +12,16 @@ use crate::cuda::rows::Float;
 /// # Errors
 /// Those of the device.
 pub fn cases(bench: &mut Bench) -> Result<(), Error> {
-    for (rows, cols) in shapes(bench.gpu).iter().copied() {
+    for (rows, cols) in shapes(bench.small).iter().copied() {
         for float in [Float::F32, Float::Bf16] {
             layer_norm(bench, float, rows, cols)?;
         }
     }
-    let big = bench.gpu.properties().sms >= 16;
-    let images: &[[usize; 3]] =
-        if big { &[[64, 256, 1024], [256, 128, 256], [65_536, 512, 1]] } else { &[[2, 8, 64]] };
+    let images: &[[usize; 3]] = if bench.small {
+        &[[2, 8, 64]]
+    } else {
+        &[[64, 256, 1024], [256, 128, 256], [65_536, 512, 1]]
+    };
     for [batch, channels, space] in images.iter().copied() {
         for groups in [0, 8] {
             channel_norm(bench, Planes { batch, channels, space, groups })?;

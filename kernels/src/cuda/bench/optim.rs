@@ -14,7 +14,7 @@ pub fn cases(bench: &mut Bench) -> Result<(), Error> {
     let gpu = bench.gpu;
     // One tensor, and the many of a model.
     let models: &[(usize, usize)] =
-        if gpu.properties().sms < 16 { &[(2, 9000)] } else { &[(1, 1 << 26), (150, 600_000)] };
+        if bench.small { &[(2, 9000)] } else { &[(1, 1 << 26), (150, 600_000)] };
     for (tensors, count) in models.iter().copied() {
         let n = tensors * count;
         let names = ["adam", "adam without shadow", "sgd", "norm of gradients"]

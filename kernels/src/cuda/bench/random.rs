@@ -12,7 +12,7 @@ use crate::cuda::rows::Float;
 /// Those of the device.
 pub fn cases(bench: &mut Bench) -> Result<(), Error> {
     let gpu = bench.gpu;
-    let sizes: &[usize] = if gpu.properties().sms < 16 { &[1 << 14] } else { &[1 << 24, 1 << 26] };
+    let sizes: &[usize] = if bench.small { &[1 << 14] } else { &[1 << 24, 1 << 26] };
     let s = Stream { seed: 1, stream: 2, position: 3, moved: 0 };
     for n in sizes.iter().copied() {
         let y = DeviceBuffer::<f32>::zeros(gpu, n)?;

@@ -21,10 +21,10 @@ pub(super) fn filled(gpu: &dyn Gpu, float: Float, n: usize) -> Result<DeviceBuff
 }
 
 /// Shapes beyond the L2 cache; small ones for the emulator.
-pub(super) fn shapes(gpu: &dyn Gpu) -> &'static [(usize, usize)] {
-    match gpu.properties().sms {
-        ..16 => &[(16, 1024)],
-        _ => &[(16_384, 1024), (65_536, 1024), (131_072, 256), (8192, 8192), (2048, 32_768)],
+pub(super) fn shapes(small: bool) -> &'static [(usize, usize)] {
+    match small {
+        true => &[(16, 1024)],
+        false => &[(16_384, 1024), (65_536, 1024), (131_072, 256), (8192, 8192), (2048, 32_768)],
     }
 }
 
@@ -52,7 +52,7 @@ pub(super) fn walk_name(walk: Walk) -> String {
 /// # Errors
 /// Those of the device.
 pub fn cases(bench: &mut Bench) -> Result<(), Error> {
-    for (rows, cols) in shapes(bench.gpu).iter().copied() {
+    for (rows, cols) in shapes(bench.small).iter().copied() {
         for float in [Float::F32, Float::Bf16] {
             of_shape(bench, float, rows, cols)?;
         }

@@ -13,9 +13,9 @@ use crate::cuda::sample::{self, Controls, Draw};
 /// Those of the device.
 pub fn cases(bench: &mut Bench) -> Result<(), Error> {
     let gpu = bench.gpu;
-    let shapes: &[(usize, usize)] = match gpu.properties().sms {
-        ..16 => &[(1, 388)],
-        _ => &[(1, 388), (1, 32_768), (256, 4096)],
+    let shapes: &[(usize, usize)] = match bench.small {
+        true => &[(1, 388)],
+        false => &[(1, 388), (1, 32_768), (256, 4096)],
     };
     let plain = Controls { temperature: 1.0, top_p: 1.0, min_p: 0.0, top_k: 0 };
     for (rows, vocab) in shapes.iter().copied() {
