@@ -65,7 +65,7 @@ __device__ __forceinline__ void store_shadow(bf16 *p, const float *v) {
 }
 
 template <int U>
-__device__ __forceinline__ void adam(const Piece &piece, const Adam &adam) {
+__device__ __forceinline__ void adam(Piece piece, Adam adam) {
   int packs = on_pack(piece.param) && on_pack(piece.grad) && on_pack(piece.m) &&
                       on_pack(piece.v) && ((u64)piece.shadow & 7) == 0
                   ? (int)piece.count / 4
@@ -110,13 +110,13 @@ extern "C" __global__ void __launch_bounds__(256)
   optim::constants(*state).step(param[at], m[at], v[at], grad[at]);
 }
 // Nothing changes where a gradient is not finite.
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 5)
     adam_all_u1(const Piece *pieces, const State *state, int count) {
   if (!state->finite) return;
   optim::Adam adam = optim::constants(*state);
   for (int i = blockIdx.x; i < count; i += gridDim.x) optim::adam<1>(pieces[i], adam);
 }
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 3)
     adam_all_u2(const Piece *pieces, const State *state, int count) {
   if (!state->finite) return;
   optim::Adam adam = optim::constants(*state);
