@@ -13,6 +13,7 @@ use crate::bench;
 use crate::command;
 use crate::console::{Console, clean, print};
 use crate::error::{Error, Result};
+use crate::gpu;
 
 /// Neural architectures that write music, on a tensor engine made by hand.
 #[derive(Debug, Parser)]
@@ -120,7 +121,7 @@ pub struct Machine {
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub threads: usize,
 
-    /// Where to calculate: cpu
+    /// Where to calculate: cpu; models do not run on a GPU yet
     #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = parse_device)]
     pub device: String,
 }
@@ -140,13 +141,12 @@ impl Machine {
 }
 
 fn parse_device(name: &str) -> std::result::Result<String, String> {
-    match name {
-        "cpu" => Ok(name.to_owned()),
-        _ if name == "cuda" || name.starts_with("cuda:") => {
-            Err("this build has no CUDA kernels; use cpu".to_owned())
-        }
-        _ => Err("unknown device; use cpu".to_owned()),
+    if name == "cpu" {
+        return Ok(name.to_owned());
     }
+    gpu::number(name).ok_or("unknown device; use cpu")??;
+    Err("models do not run on a GPU yet; use cpu (`etude bench --device cuda` times the kernels)"
+        .to_owned())
 }
 
 /// Reads the number format of stored weights.

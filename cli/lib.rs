@@ -16,6 +16,7 @@ pub mod data;
 pub mod dataset;
 pub mod drill;
 pub mod error;
+pub mod gpu;
 pub mod input;
 pub mod interrupt;
 pub mod memory;

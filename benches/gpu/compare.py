@@ -313,7 +313,7 @@ def run(options):
     print(f"PyTorch {torch.__version__} on {torch.cuda.get_device_name()}", file=sys.stderr)
     torch.manual_seed(0)
     timer = Timer(torch, options.seconds, options.filter)
-    for part in (run_rows, run_attention, run_recurrent, run_conv, run_gemm):
+    for part in (run_attention, run_recurrent, run_gemm, run_conv, run_rows):
         part(torch, timer)
     if timer.skipped:
         print(f"{timer.skipped} cases left out for want of time", file=sys.stderr)

@@ -8,6 +8,7 @@ mod attention;
 mod case;
 mod child;
 mod conv;
+mod cuda;
 mod elementwise;
 mod gemm;
 mod ladder;
@@ -35,6 +36,7 @@ pub use sink::{Job, Numbers, Sink};
 
 use crate::console::{Console, clean, show_path};
 use crate::error::{Error, Result};
+use crate::gpu::Device;
 use crate::{memory, output};
 
 /// Something that can be timed.
@@ -119,6 +121,11 @@ pub struct Args {
     /// prefill multiply in it and generation stores its weights in it where a case names none
     #[arg(long, visible_alias = "precision", value_name = "DTYPE", value_parser = ["f32", "bf16", "int8"])]
     dtype: Option<String>,
+
+    /// Where to time: cpu, or cuda (the first GPU) or cuda:N, where workloads are families of
+    /// kernels: gemm, attention, recurrent, conv, rows, norm, .. or all
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = crate::gpu::device)]
+    device: crate::gpu::Device,
 
     /// Number of threads; 0 is one for each core
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -226,6 +233,9 @@ pub fn run(args: &Args, console: &Console) -> Result<()> {
     }
     if let Some(text) = &args.one_case {
         return run_one(text, args);
+    }
+    if let Device::Cuda(number) = args.device {
+        return cuda::run(number, &args.workloads, &args.r#match, args.min_time, console);
     }
     let workloads = chosen(&args.workloads)?;
     // Refuses bad numbers before anything is run.

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::console::Console;
 use crate::error::Result;
+use crate::gpu;
 
 /// Arguments of `etude info`.
 #[derive(Debug, clap::Args)]
@@ -76,7 +77,10 @@ pub fn run(_: &Args, console: &Console) -> Result<()> {
     }
     console.say(format!("features   {}", features.join(" ")))?;
     console.say(format!("tiers      {} (active: {})", names.join(", "), active.name()))?;
-    console.say("gpu        this build has no GPU kernels")?;
+    let gpus = gpu::all();
+    for line in gpu::lines(&gpus) {
+        console.say(format!("gpu        {line}"))?;
+    }
 
     let all = format!("{cores} threads");
     console.say(format!("\n{:<38}{:>10} {all:>12}", "measured now", "1 thread"))?;
@@ -131,7 +135,7 @@ pub fn run(_: &Args, console: &Console) -> Result<()> {
             "gflops_all_threads": p.all,
         })).collect::<Vec<_>>(),
         "bandwidth": levels.collect::<Vec<_>>(),
-        "gpu": Value::Null,
+        "gpu": gpu::json(&gpus),
     }))
 }
 

@@ -8,7 +8,8 @@
 
 For each family: nvcc makes PTX for sm_80 and sm_90a, its `.version` is lowered so that older drivers take
 it, and ptxas assembles that text for every target, with spills and local memory as errors. Registers and
-instructions are compared with budget/<family>.toml, and the older ptxas has to take the text too.
+instructions are compared with budget/<family>.toml, and the older ptxas has to take the text too. Where
+both texts are the same but for their headers, only the one for sm_80 is kept.
 
 The compilers are pinned wheels in a virtual environment, made on first use; ETUDE_CUDA_VENV names another
 place for it than target/cuda-venv.
@@ -33,6 +34,8 @@ WHEELS = [
 ]
 # PTX of this architecture gets this version, and is what these devices run.
 SHIPPED = {"80": ("7.0", ["80", "86", "89", "100", "120"]), "90a": ("8.0", ["90a"])}
+# What the two texts of one source differ in where it has nothing for sm_90a alone.
+HEADER = re.compile(r"^(\.version|\.target) .*$", re.M)
 NEVER = ["LDL", "STL"]  # local memory: registers that did not suffice, or an array indexed at run time
 STRICT = "-v,-warn-spills,-warn-lmem-usage,-Werror".split(",")
 
@@ -174,12 +177,18 @@ def build(tools, scratch, family, options):
             check_budget(family, target, {kernel: used}, {kernel: names}, budget, faults)
     for kernel in set(budget) - set(measured):
         faults.append(f"{family}: {kernel} has a budget, but there is no such kernel")
+    newer = texts[f"{family}.sm90a.ptx"]
+    if HEADER.sub("", newer) == HEADER.sub("", texts[f"{family}.sm80.ptx"]):
+        texts[f"{family}.sm90a.ptx"] = None
     for name, text in texts.items():
         kept = HERE / "prebuilt" / name
-        if kept.exists() and kept.read_text() == text:
+        if (kept.read_text() if kept.exists() else None) == text:
             continue
         if options.check:
             faults.append(f"{family}: prebuilt/{name} is not what the source gives; run build.py")
+        elif text is None:
+            kept.unlink()
+            print(f"removed prebuilt/{name}, which was that for sm_80 again", flush=True)
         else:
             kept.write_text(text)
             print(f"wrote prebuilt/{name}, {len(text)} bytes", flush=True)
