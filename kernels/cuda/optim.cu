@@ -110,7 +110,7 @@ extern "C" __global__ void __launch_bounds__(256)
   optim::constants(*state).step(param[at], m[at], v[at], grad[at]);
 }
 // Nothing changes where a gradient is not finite.
-extern "C" __global__ void __launch_bounds__(256, 5)
+extern "C" __global__ void __launch_bounds__(256, 4)
     adam_all_u1(const Piece *pieces, const State *state, int count) {
   if (!state->finite) return;
   optim::Adam adam = optim::constants(*state);
