@@ -275,8 +275,23 @@ extern "C" __global__ void __launch_bounds__(256)
   i64 at = (i64)blockIdx.x * blockDim.x + threadIdx.x;
   if (at >= n) return;
   float v[1] = {x[at]};
-  rows::apply_unary<1>(op, p, q, v);
+  if (rows::is_rare(op))
+    v[0] = rows::rare(op, v[0]);
+  else
+    rows::apply_unary<1>(op, p, q, v);
   y[at] = v[0];
+}
+extern "C" __global__ void __launch_bounds__(256)
+    unary_rare_f32(int op, const float *x, float *y, i64 n) {
+  i64 threads = (i64)gridDim.x * 256;
+  for (i64 at = (i64)blockIdx.x * 256 + threadIdx.x; at < n; at += threads)
+    y[at] = rows::rare(op, x[at]);
+}
+extern "C" __global__ void __launch_bounds__(256)
+    unary_rare_bf16(int op, const bf16 *x, bf16 *y, i64 n) {
+  i64 threads = (i64)gridDim.x * 256;
+  for (i64 at = (i64)blockIdx.x * 256 + threadIdx.x; at < n; at += threads)
+    y[at] = to_bf16(rows::rare(op, to_float(x[at])));
 }
 extern "C" __global__ void __launch_bounds__(256)
     unary_forward_f32(int op, float p, float q, const float *x, float *y, i64 n) {
@@ -340,7 +355,7 @@ extern "C" __global__ void __launch_bounds__(256)
   if (wide)
     map::bias_forward<float, 4, 2>(op, p, x, bias, residual, y, rows, cols, lanes);
   else
-    map::bias_forward<float, 1, 4>(op, p, x, bias, residual, y, rows, cols, lanes);
+    map::bias_forward<float, 1, 1>(op, p, x, bias, residual, y, rows, cols, lanes);
 }
 extern "C" __global__ void __launch_bounds__(256)
     bias_activation_forward_bf16(int op, float p, const bf16 *x, const bf16 *bias,
@@ -349,7 +364,7 @@ extern "C" __global__ void __launch_bounds__(256)
   if (wide)
     map::bias_forward<bf16, 8, 1>(op, p, x, bias, residual, y, rows, cols, lanes);
   else
-    map::bias_forward<bf16, 1, 4>(op, p, x, bias, residual, y, rows, cols, lanes);
+    map::bias_forward<bf16, 1, 1>(op, p, x, bias, residual, y, rows, cols, lanes);
 }
 extern "C" __global__ void __launch_bounds__(256)
     bias_activation_backward_f32(int op, float p, const float *x, const float *bias,
@@ -359,7 +374,7 @@ extern "C" __global__ void __launch_bounds__(256)
   if (wide)
     map::bias_backward<float, 4, 2>(op, p, x, bias, d_y, d_x, partial, rows, cols, lanes, room);
   else
-    map::bias_backward<float, 1, 4>(op, p, x, bias, d_y, d_x, partial, rows, cols, lanes, room);
+    map::bias_backward<float, 1, 1>(op, p, x, bias, d_y, d_x, partial, rows, cols, lanes, room);
 }
 extern "C" __global__ void __launch_bounds__(256)
     bias_activation_backward_bf16(int op, float p, const bf16 *x, const bf16 *bias,
@@ -369,5 +384,5 @@ extern "C" __global__ void __launch_bounds__(256)
   if (wide)
     map::bias_backward<bf16, 8, 1>(op, p, x, bias, d_y, d_x, partial, rows, cols, lanes, room);
   else
-    map::bias_backward<bf16, 1, 4>(op, p, x, bias, d_y, d_x, partial, rows, cols, lanes, room);
+    map::bias_backward<bf16, 1, 1>(op, p, x, bias, d_y, d_x, partial, rows, cols, lanes, room);
 }

@@ -102,7 +102,8 @@ __device__ __forceinline__ void backward(const T *x, const float *weight, const 
     d_weight[e] = d_bias[e] = 0.f;
   }
   for (i64 row = (i64)blockIdx.x * R; row < count; row += (i64)gridDim.x * R) {
-    float v[R][E], d[R][E], sums[2 * R], r[R];
+    float v[R][E], d[R][E], sums[2 * R], m[R], r[R];
+    // All loads before the first use.
 #pragma unroll
     for (int k = 0; k < R; k++) {
       bool here = row + k < count;
@@ -110,13 +111,16 @@ __device__ __forceinline__ void backward(const T *x, const float *weight, const 
       int width = here ? cols : 0;
       load_row<T, PACKS>(x + from, width, t, threads, wide, 0.f, v[k]);
       load_row<T, PACKS>(d_y + from, width, t, threads, wide, 0.f, d[k]);
-      float m = here ? mean[row + k] : 0.f;
+      m[k] = here ? mean[row + k] : 0.f;
       r[k] = here ? rstd[row + k] : 0.f;
+    }
+#pragma unroll
+    for (int k = 0; k < R; k++) {
       sums[2 * k] = sums[2 * k + 1] = 0.f;
 #pragma unroll
       for (int e = 0; e < E; e++) {
         // Where there is no number, d is 0: nothing is added.
-        float hat = (v[k][e] - m) * r[k], scaled = d[k][e] * w[e];
+        float hat = (v[k][e] - m[k]) * r[k], scaled = d[k][e] * w[e];
         v[k][e] = hat;
         d_weight[e] = fmaf(d[k][e], hat, d_weight[e]);
         d_bias[e] += d[k][e];

@@ -158,7 +158,7 @@ template <class T, class F>
 __device__ __forceinline__ void over_row(const T *x, i64 cols, bool wide, F f) {
   constexpr int N = Pack<T>::N;
   if (wide) {
-#pragma unroll 2
+#pragma unroll 1
     for (i64 at = (i64)threadIdx.x * N; at < cols; at += (i64)blockDim.x * N) {
       float v[N];
       load_pack(x + at, v);
@@ -166,7 +166,7 @@ __device__ __forceinline__ void over_row(const T *x, i64 cols, bool wide, F f) {
       for (int e = 0; e < N; e++) f(at + e, v[e]);
     }
   } else {
-#pragma unroll 4
+#pragma unroll 1
     for (i64 at = threadIdx.x; at < cols; at += blockDim.x) f(at, load_one(x + at));
   }
 }
@@ -176,7 +176,7 @@ template <class T, class F>
 __device__ __forceinline__ void map_row(const T *x, T *y, i64 cols, bool wide, F f) {
   constexpr int N = Pack<T>::N;
   if (wide) {
-#pragma unroll 2
+#pragma unroll 1
     for (i64 at = (i64)threadIdx.x * N; at < cols; at += (i64)blockDim.x * N) {
       float v[N];
       load_pack(x + at, v);
@@ -185,7 +185,7 @@ __device__ __forceinline__ void map_row(const T *x, T *y, i64 cols, bool wide, F
       store_pack(y + at, v);
     }
   } else {
-#pragma unroll 4
+#pragma unroll 1
     for (i64 at = threadIdx.x; at < cols; at += blockDim.x)
       store_one(y + at, f(at, load_one(x + at)));
   }

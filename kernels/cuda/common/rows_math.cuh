@@ -158,7 +158,15 @@ enum UnaryOp {
   }                                   \
   break
 
-// Applies a function to some numbers; `pow` has a kernel of its own.
+// Functions that no network applies to much: one number at a time.
+__device__ __forceinline__ bool is_rare(int op) { return op == SIN || op == COS || op == ERF; }
+__device__ __forceinline__ float rare(int op, float x) {
+  if (op == ERF) return erff(x);
+  if (op == SIN && x == 0.f) return x;  // the reduction loses the sign of -0
+  return sine(x, op == COS);
+}
+
+// Applies one of the others to some numbers; `pow` has a kernel of its own.
 template <int E>
 __device__ __forceinline__ void apply_unary(int op, float p, float q, float *v) {
   switch (op) {
@@ -178,9 +186,6 @@ __device__ __forceinline__ void apply_unary(int op, float p, float q, float *v) 
     case SOFTPLUS: EACH(softplus(x));
     case AFFINE: EACH(fmaf(p, x, q));
     case STEP: EACH(x > 0.f ? 1.f : 0.f);
-    case SIN: EACH(x == 0.f ? x : sine(x, 0));
-    case COS: EACH(sine(x, 1));
-    case ERF: EACH(erff(x));
     case ABS: EACH(fabsf(x));
     case SQUARE: EACH(x * x);
     case CUBE: EACH(x * x * x);

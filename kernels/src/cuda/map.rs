@@ -40,6 +40,8 @@ fn unary_code(f: Unary) -> (i32, f32, f32) {
 }
 
 const POW: i32 = 14;
+/// Sine, cosine and error function.
+const RARE: std::ops::RangeInclusive<i32> = 17..=19;
 
 fn activation_code(f: Activation) -> (i32, f32) {
     let (code, p, _) = unary_code(match f {
@@ -108,6 +110,12 @@ pub fn unary(
         let args = Args::new().f32(p).span(x, bytes).span(y, bytes).i64(n as i64);
         // SAFETY: the kernel takes p, x, y, n and touches `n` numbers of both.
         return unsafe { gpu.launch("pow_forward_f32", &over(gpu, n, 1, 0), &args) };
+    }
+    if RARE.contains(&code) {
+        let args = Args::new().i32(code).span(x, bytes).span(y, bytes).i64(n as i64);
+        let kernel = format!("unary_rare_{}", float.name());
+        // SAFETY: the kernel takes op, x, y, n and touches `n` numbers of both.
+        return unsafe { gpu.launch(&kernel, &over(gpu, n, 1, per_sm), &args) };
     }
     let args = Args::new().i32(code).f32(p).f32(q).span(x, bytes).span(y, bytes).i64(n as i64);
     let kernel = format!("unary_forward_{}", float.name());
@@ -304,9 +312,7 @@ pub fn binary_row_forward(
     let bytes = rows * cols * 4;
     let args = Args::new().i32(f as i32).span(a, bytes).span(b, cols * 4).span(y, bytes);
     // SAFETY: the kernel takes op, a, b, y, rows, cols, lanes, wide and touches what their shapes say.
-    unsafe {
-        gpu.launch("binary_row_forward_f32", &tile.launch(), &tile.args(args, rows, cols))
-    }
+    unsafe { gpu.launch("binary_row_forward_f32", &tile.launch(), &tile.args(args, rows, cols)) }
 }
 
 /// Computes `y = f(x + bias)`, plus `residual` where there is one (its address is not 0).
@@ -376,8 +382,7 @@ pub fn bias_activation_backward_scratch(
     if rows * cols == 0 {
         return 0;
     }
-    let parts =
-        |aligned| Tile::new(gpu, float, rows, cols, aligned, 1, BACKWARD_BLOCKS).parts;
+    let parts = |aligned| Tile::new(gpu, float, rows, cols, aligned, 1, BACKWARD_BLOCKS).parts;
     let parts = parts(true).max(parts(false));
     (parts * cols * 4).next_multiple_of(16) + sum_axis_scratch(gpu, 1, parts, cols)
 }
@@ -415,7 +420,8 @@ pub fn bias_activation_backward(
     let args = Args::new().i32(code).f32(p).span(x, bytes).span(bias, cols * float.bytes());
     let args = args.span(d_y, bytes).span(d_x, bytes).span(scratch, partial);
     let kernel = format!("bias_activation_backward_{}", float.name());
-    let launch = tile.launch().shared(256 * 4 * if tile.wide { 16 / float.bytes() as u32 } else { 1 });
+    let launch =
+        tile.launch().shared(256 * 4 * if tile.wide { 16 / float.bytes() as u32 } else { 1 });
     // SAFETY: the kernel takes op, p, x, bias, d_y, d_x, partial, rows, cols, lanes, wide; it touches
     // `[parts, cols]` of partial and of the others what their shapes say.
     unsafe { gpu.launch(&kernel, &launch, &tile.args(args, rows, cols)) }?;

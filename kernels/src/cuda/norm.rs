@@ -110,7 +110,8 @@ impl BackwardWalk {
 
     /// Blocks for so many rows.
     fn blocks(self, gpu: &dyn Gpu, rows: usize) -> usize {
-        let at_once = if self.form.ends_with("r4") { 4 } else { 1 + usize::from(self.form == "p1r2") };
+        let at_once =
+            if self.form.ends_with("r4") { 4 } else { 1 + usize::from(self.form == "p1r2") };
         rows.div_ceil(at_once).min((self.blocks_per_sm * gpu.properties().sms) as usize)
     }
 }
@@ -123,12 +124,7 @@ fn chunk(gpu: &dyn Gpu, rows: usize, cols: usize) -> usize {
 }
 
 /// Bytes of the scratch memory that [`layer_norm_backward`] wants.
-pub fn layer_norm_backward_scratch(
-    gpu: &dyn Gpu,
-    float: Float,
-    rows: usize,
-    cols: usize,
-) -> usize {
+pub fn layer_norm_backward_scratch(gpu: &dyn Gpu, float: Float, rows: usize, cols: usize) -> usize {
     if rows * cols == 0 {
         return 0;
     }

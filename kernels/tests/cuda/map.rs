@@ -24,17 +24,45 @@ pub const CHECKS: &[Check] = &[
 const LENGTHS: &[usize] = &[1, 3, 31, 33, 127, 128, 129, 1000, 1023, 1025, 4097];
 
 const UNARY: &[Unary] = &[
-    Unary::Neg, Unary::Exp, Unary::Log, Unary::Sqrt, Unary::Recip, Unary::Tanh, Unary::Sigmoid,
-    Unary::Relu, Unary::LeakyRelu(0.2), Unary::Gelu, Unary::GeluTanh, Unary::Silu,
-    Unary::Elu(1.5), Unary::Softplus, Unary::Pow(1.0), Unary::Pow(2.0), Unary::Pow(3.0),
-    Unary::Pow(-1.0), Unary::Pow(0.5), Unary::Pow(-2.5), Unary::Affine(0.7, -0.3), Unary::Step,
-    Unary::Sin, Unary::Cos, Unary::Erf, Unary::Abs,
+    Unary::Neg,
+    Unary::Exp,
+    Unary::Log,
+    Unary::Sqrt,
+    Unary::Recip,
+    Unary::Tanh,
+    Unary::Sigmoid,
+    Unary::Relu,
+    Unary::LeakyRelu(0.2),
+    Unary::Gelu,
+    Unary::GeluTanh,
+    Unary::Silu,
+    Unary::Elu(1.5),
+    Unary::Softplus,
+    Unary::Pow(1.0),
+    Unary::Pow(2.0),
+    Unary::Pow(3.0),
+    Unary::Pow(-1.0),
+    Unary::Pow(0.5),
+    Unary::Pow(-2.5),
+    Unary::Affine(0.7, -0.3),
+    Unary::Step,
+    Unary::Sin,
+    Unary::Cos,
+    Unary::Erf,
+    Unary::Abs,
 ];
 
 const ACTIVATIONS: &[Activation] = &[
-    Activation::Identity, Activation::Relu, Activation::LeakyRelu(0.2), Activation::Gelu,
-    Activation::GeluTanh, Activation::Silu, Activation::Tanh, Activation::Sigmoid,
-    Activation::Elu(1.5), Activation::Softplus,
+    Activation::Identity,
+    Activation::Relu,
+    Activation::LeakyRelu(0.2),
+    Activation::Gelu,
+    Activation::GeluTanh,
+    Activation::Silu,
+    Activation::Tanh,
+    Activation::Sigmoid,
+    Activation::Elu(1.5),
+    Activation::Softplus,
 ];
 
 /// What a function may be off by: as the CPU's, in units of `U` of its size, and absolutely.
@@ -95,8 +123,23 @@ fn unary(gpu: &dyn Gpu) -> f64 {
 fn special_values(gpu: &dyn Gpu) -> f64 {
     const INF: f32 = f32::INFINITY;
     let x = [
-        f32::NAN, INF, -INF, 0.0, -0.0, 1.0, -1.0, 1e-40, -1e-40, 100.0, -100.0, 3e38, -3e38, 65536.5,
-        -1e10, 20.0, -20.0,
+        f32::NAN,
+        INF,
+        -INF,
+        0.0,
+        -0.0,
+        1.0,
+        -1.0,
+        1e-40,
+        -1e-40,
+        100.0,
+        -100.0,
+        3e38,
+        -3e38,
+        65536.5,
+        -1e10,
+        20.0,
+        -20.0,
     ];
     let n = x.len();
     let from = DeviceBuffer::from_slice(gpu, &x).unwrap();
@@ -153,7 +196,8 @@ fn activations_backward(gpu: &dyn Gpu) -> f64 {
                 .collect();
             // GELU's slope is a polynomial with absolute error 3e-7; the others lose some 4 units in the
             // last place, terms of up to |x| times the slope of a sigmoid.
-            let tolerance = |i: usize| 4e-7 + 12.0 * U * want[i].abs() + want[i].abs() * stored(float);
+            let tolerance =
+                |i: usize| 4e-7 + 12.0 * U * want[i].abs() + want[i].abs() * stored(float);
             map::activation_backward(gpu, float, *f, from, d, to, n).unwrap();
             let what = format!("slope of {f:?} {float:?} {n}");
             share = share.max(worst(&what, &want, &d_x.get(), tolerance));
@@ -203,8 +247,18 @@ fn binary(gpu: &dyn Gpu) -> f64 {
 }
 
 const SHAPES: &[(usize, usize)] = &[
-    (1, 1), (7, 3), (300, 1), (5, 31), (65, 33), (3, 128), (40, 64), (2, 1023), (9, 1024), (3, 1025),
-    (2, 4097), (100, 8),
+    (1, 1),
+    (7, 3),
+    (300, 1),
+    (5, 31),
+    (65, 33),
+    (3, 128),
+    (40, 64),
+    (2, 1023),
+    (9, 1024),
+    (3, 1025),
+    (2, 4097),
+    (100, 8),
 ];
 
 fn bias_forward(gpu: &dyn Gpu) -> f64 {
@@ -220,7 +274,16 @@ fn bias_forward(gpu: &dyn Gpu) -> f64 {
             for with in [false, true] {
                 let (x_at, b, r) = (x.ptr(), bias.ptr(), if with { residual.ptr() } else { 0 });
                 map::bias_activation(
-                    gpu, float, f, x_at, b, r, y.ptr(), rows, cols, u32::from(k % 2 == 0),
+                    gpu,
+                    float,
+                    f,
+                    x_at,
+                    b,
+                    r,
+                    y.ptr(),
+                    rows,
+                    cols,
+                    u32::from(k % 2 == 0),
                 )
                 .unwrap();
                 let argument = |i: usize| f64::from(x.values[i] + bias.values[i % cols]);
@@ -269,10 +332,8 @@ fn bias_backward(gpu: &dyn Gpu) -> f64 {
             let scratch = DeviceBuffer::<u8>::poisoned(gpu, bytes).unwrap();
             let (from, b, d, to) = (x.ptr(), bias.ptr(), d_y.ptr(), d_x.ptr());
             let (sums, room) = (d_bias.ptr(), scratch.ptr());
-            map::bias_activation_backward(
-                gpu, float, f, from, b, d, to, sums, room, rows, cols,
-            )
-            .unwrap();
+            map::bias_activation_backward(gpu, float, f, from, b, d, to, sums, room, rows, cols)
+                .unwrap();
             let mut want_bias = vec![0.5; cols];
             let want: Vec<f64> = (0..n)
                 .map(|i| {
@@ -315,9 +376,14 @@ fn places(dims: &[usize], strides: &[usize]) -> Vec<usize> {
 fn copies(gpu: &dyn Gpu) -> f64 {
     // Sizes of x, the order of its axes in y, and from where to where each axis is kept.
     let cases: &[(&[usize], &[usize])] = &[
-        (&[1], &[0]), (&[5, 7], &[0, 1]), (&[33, 65], &[1, 0]), (&[3, 40, 31], &[0, 2, 1]),
-        (&[3, 4, 5, 8], &[2, 0, 1, 3]), (&[2, 3, 4, 3, 2, 5], &[5, 3, 1, 4, 2, 0]),
-        (&[6, 4, 16], &[1, 0, 2]), (&[1, 9, 1, 4], &[3, 0, 1, 2]),
+        (&[1], &[0]),
+        (&[5, 7], &[0, 1]),
+        (&[33, 65], &[1, 0]),
+        (&[3, 40, 31], &[0, 2, 1]),
+        (&[3, 4, 5, 8], &[2, 0, 1, 3]),
+        (&[2, 3, 4, 3, 2, 5], &[5, 3, 1, 4, 2, 0]),
+        (&[6, 4, 16], &[1, 0, 2]),
+        (&[1, 9, 1, 4], &[3, 0, 1, 2]),
     ];
     for (dims, order) in cases {
         let n: usize = dims.iter().product();
@@ -365,8 +431,10 @@ fn copies(gpu: &dyn Gpu) -> f64 {
 
 fn broadcasts(gpu: &dyn Gpu) -> f64 {
     let cases: &[(&[usize], &[usize], &[usize])] = &[
-        (&[4, 1, 5], &[1, 3, 1], &[4, 3, 5]), (&[1, 1], &[6, 70], &[6, 70]),
-        (&[2, 3, 1, 4, 1, 2], &[1, 3, 5, 1, 2, 2], &[2, 3, 5, 4, 2, 2]), (&[33, 1], &[1, 65], &[33, 65]),
+        (&[4, 1, 5], &[1, 3, 1], &[4, 3, 5]),
+        (&[1, 1], &[6, 70], &[6, 70]),
+        (&[2, 3, 1, 4, 1, 2], &[1, 3, 5, 1, 2, 2], &[2, 3, 5, 4, 2, 2]),
+        (&[33, 1], &[1, 65], &[33, 65]),
     ];
     let strides = |dims: &[usize]| -> Vec<usize> {
         let order = in_order(dims);

@@ -57,10 +57,8 @@ fn layer_norm_forward(gpu: &dyn Gpu) -> f64 {
                     norm::plain::forward(gpu, x_at, w_at, b_at, y_at, m, EPS, rows, cols).unwrap();
                 } else {
                     let walk = Walk { form, blocks_per_sm: u32::from(rows == 3) };
-                    norm::forward(
-                        gpu, walk, float, x_at, w_at, b_at, y_at, m, EPS, rows, cols,
-                    )
-                    .unwrap();
+                    norm::forward(gpu, walk, float, x_at, w_at, b_at, y_at, m, EPS, rows, cols)
+                        .unwrap();
                 }
                 let what = format!("layer norm {float:?} {form} {rows}x{cols}");
                 let (y, mean, rstd) = (y.get(), mean.to_vec().unwrap(), rstd.to_vec().unwrap());
@@ -162,7 +160,9 @@ fn layer_norm_backward(gpu: &dyn Gpu) -> f64 {
                     let (r, hat) = (rstd_of(g), g.hat[i % cols].abs());
                     let hat_off = (3.0 * r + 3.0 * (1.0 + hat)) * U;
                     let mean_off = (sums + 4.0) * U;
-                    r * (mean_off * (1.0 + hat * 2.0) + hat_off * (1.0 + hat) + 6.0 * U * (1.0 + hat))
+                    r * (mean_off * (1.0 + hat * 2.0)
+                        + hat_off * (1.0 + hat)
+                        + 6.0 * U * (1.0 + hat))
                         + want[i].abs() * stored(float)
                 };
                 share = share.max(worst(&what, &want, &d_x.get(), tolerance));
@@ -183,8 +183,15 @@ fn layer_norm_backward(gpu: &dyn Gpu) -> f64 {
 fn batch_and_group_norm(gpu: &dyn Gpu) -> f64 {
     let mut share = 0.0f64;
     let shapes = [
-        (1, 4, 1, 2), (33, 6, 1, 3), (3, 6, 5, 2), (4, 8, 16, 4), (2, 12, 31, 3), (2, 4, 300, 1),
-        (2, 3, 4100, 3), (5, 7, 64, 7), (1, 2, 5000, 2),
+        (1, 4, 1, 2),
+        (33, 6, 1, 3),
+        (3, 6, 5, 2),
+        (4, 8, 16, 4),
+        (2, 12, 31, 3),
+        (2, 4, 300, 1),
+        (2, 3, 4100, 3),
+        (5, 7, 64, 7),
+        (1, 2, 5000, 2),
     ];
     for (batch, channels, space, groups) in shapes {
         for groups in [0, groups] {
@@ -197,7 +204,10 @@ fn batch_and_group_norm(gpu: &dyn Gpu) -> f64 {
 
 /// The statistic of a plane.
 fn statistic(s: Planes, plane: usize) -> usize {
-    if s.groups == 0 { plane % s.channels } else { plane / (s.channels / s.groups) }
+    match s.groups {
+        0 => plane % s.channels,
+        groups => plane / (s.channels / groups),
+    }
 }
 
 fn one_channel_norm(gpu: &dyn Gpu, s: Planes) -> f64 {
@@ -207,9 +217,8 @@ fn one_channel_norm(gpu: &dyn Gpu, s: Planes) -> f64 {
     let (w, b) = (uniform(1, s.channels), uniform(2, s.channels));
     let up = |x: &[f32]| DeviceBuffer::from_slice(gpu, x).unwrap();
     let (x_in, d_in, w_in, b_in) = (up(&x), up(&d), up(&w), up(&b));
-    let members = |at: usize| -> Vec<usize> {
-        (0..n).filter(|i| statistic(s, i / s.space) == at).collect()
-    };
+    let members =
+        |at: usize| -> Vec<usize> { (0..n).filter(|i| statistic(s, i / s.space) == at).collect() };
     let count = s.statistics();
     let all: Vec<Vec<usize>> = (0..count).map(members).collect();
     let groups: Vec<Group> = all
@@ -264,24 +273,21 @@ fn one_channel_norm(gpu: &dyn Gpu, s: Planes) -> f64 {
             _ => spreads[k] * hat_error(depth, rstd(&groups[k])),
         };
         share = share.max(worst(&what, &spreads, &spread.to_vec().unwrap(), tolerance));
-        let tolerance = |i: usize| {
-            (1.0 + hats[i].abs()) * (hat_error(depth, rstd(at(i))) + 2.0 * U) + 2.0 * U
-        };
+        let tolerance =
+            |i: usize| (1.0 + hats[i].abs()) * (hat_error(depth, rstd(at(i))) + 2.0 * U) + 2.0 * U;
         share = share.max(worst(&what, &want, &y.to_vec().unwrap(), tolerance));
     }
     // Backwards, from exact moments.
-    let of = |f: &dyn Fn(&Group) -> f64| -> Vec<f32> { groups.iter().map(|g| f(g) as f32).collect() };
+    let of =
+        |f: &dyn Fn(&Group) -> f64| -> Vec<f32> { groups.iter().map(|g| f(g) as f32).collect() };
     let spread = |g: &Group| if s.groups == 0 { g.var } else { rstd(g) };
     let (mean, spread) = (up(&of(&|g| g.mean)), up(&of(&spread)));
-    let (d_x, d_w, d_b) =
-        (room(n), up(&vec![0.25; s.channels]), up(&vec![-0.25; s.channels]));
+    let (d_x, d_w, d_b) = (room(n), up(&vec![0.25; s.channels]), up(&vec![-0.25; s.channels]));
     let m = Moments { mean: mean.ptr(), rstd: spread.ptr() };
     let grads =
         Gradients { d_y: d_in.ptr(), d_x: d_x.ptr(), d_weight: d_w.ptr(), d_bias: d_b.ptr() };
-    channels::channel_norm_backward(
-        gpu, x_in.ptr(), w_in.ptr(), m, grads, EPS, scratch.ptr(), s,
-    )
-    .unwrap();
+    channels::channel_norm_backward(gpu, x_in.ptr(), w_in.ptr(), m, grads, EPS, scratch.ptr(), s)
+        .unwrap();
     let what = format!("{s:?} backward");
     let tolerance = |i: usize| {
         let (r, hat) = (rstd(at(i)), hats[i].abs());
@@ -346,7 +352,15 @@ fn far_mean(gpu: &dyn Gpu) -> f64 {
     let scratch = room(channels::channel_norm_scratch(gpu, s) / 4 + 1);
     let (w, b) = (up(&vec![1.0; rows]), up(&vec![0.0; rows]));
     channels::channel_norm_forward(
-        gpu, x_in.ptr(), w.ptr(), b.ptr(), y.ptr(), m, EPS, scratch.ptr(), s,
+        gpu,
+        x_in.ptr(),
+        w.ptr(),
+        b.ptr(),
+        y.ptr(),
+        m,
+        EPS,
+        scratch.ptr(),
+        s,
     )
     .unwrap();
     share.max(worst("groups", &want, &y.to_vec().unwrap(), |_| bound))

@@ -138,14 +138,11 @@ fn adam(gpu: &dyn Gpu) -> f64 {
                 };
                 // Moments below 0.1 and 0.01; 1 - beta2 is rounded: 2^-24 of 1 is 6e-5 of 0.001.
                 near(take(&|w| w.1), &after[2], &|_| 0.4 * U);
-                near(take(&|w| w.2), &after[3], &|i| {
-                    (0.02 + 2.0 * grad[i] * grad[i]) * 2.0 * U
-                });
+                near(take(&|w| w.2), &after[3], &|i| (0.02 + 2.0 * grad[i] * grad[i]) * 2.0 * U);
                 // The parameter, below 1, is rounded three times; the step is lr m / (sqrt(v) + eps) / c1
                 // and has 8 relative roundings, and what the moments are off by: m absolutely, v by its root.
                 near(take(&|w| w.0), &after[0], &|i| {
-                    let (m_hat, v_hat) =
-                        (want[i].1 / (1.0 - 0.9f64.powi(step as i32)), want[i].2);
+                    let (m_hat, v_hat) = (want[i].1 / (1.0 - 0.9f64.powi(step as i32)), want[i].2);
                     let root =
                         (v_hat / (1.0 - 0.999f64.powi(step as i32))).sqrt().max(1e-12) + 1e-8;
                     let v_off = (0.02 + 2.0 * grad[i] * grad[i]) * U / v_hat.max(1e-30);
@@ -179,11 +176,11 @@ fn adam(gpu: &dyn Gpu) -> f64 {
 fn sgd(gpu: &dyn Gpu) -> f64 {
     let mut share = 0.0f64;
     let tensors = tensors(gpu);
-    let parts: Vec<Part> =
-        tensors.iter().map(|t| Part { v: 0, ..t.part(true) }).collect();
+    let parts: Vec<Part> = tensors.iter().map(|t| Part { v: 0, ..t.part(true) }).collect();
     let pieces = Pieces::new(&parts);
     let table = DeviceBuffer::from_slice(gpu, pieces.words()).unwrap();
-    let state = DeviceBuffer::from_slice(gpu, &State { max_norm: 0.3, ..STATE }.to_bytes()).unwrap();
+    let state =
+        DeviceBuffer::from_slice(gpu, &State { max_norm: 0.3, ..STATE }.to_bytes()).unwrap();
     let scratch = DeviceBuffer::<f64>::poisoned(gpu, pieces.len()).unwrap();
     let before: Vec<_> = tensors.iter().map(Tensor::get).collect();
     optim::step_begin(gpu, &pieces, table.ptr(), state.ptr(), scratch.ptr()).unwrap();
@@ -192,8 +189,7 @@ fn sgd(gpu: &dyn Gpu) -> f64 {
     let (lr, momentum) = (f64::from(0.01f32), f64::from(0.9f32));
     for (tensor, before) in tensors.iter().zip(&before) {
         let [param, grad, u, _] = before.each_ref().map(|x| wide(x));
-        let want_u: Vec<f64> =
-            (0..u.len()).map(|i| momentum * u[i] + grad[i] * scale).collect();
+        let want_u: Vec<f64> = (0..u.len()).map(|i| momentum * u[i] + grad[i] * scale).collect();
         let want: Vec<f64> = (0..u.len()).map(|i| param[i] - lr * want_u[i]).collect();
         let after = tensor.get();
         // A product and a sum below 0.2; a sum below 1.1.

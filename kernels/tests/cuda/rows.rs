@@ -143,8 +143,7 @@ fn softmax_forward(gpu: &dyn Gpu) -> f64 {
                 rows::forward(gpu, walk, float, x.ptr(), y.ptr(), rows, cols, log).unwrap();
             }
             let f = if log { reference::log_softmax } else { reference::softmax };
-            let want: Vec<f64> =
-                x.values.chunks(cols).flat_map(|row| f(&wide(row))).collect();
+            let want: Vec<f64> = x.values.chunks(cols).flat_map(|row| f(&wide(row))).collect();
             // The sum of positive terms has their relative error and that of its additions.
             let sum = EXP + depth(form, cols) * U;
             let tolerance = |i: usize| {
@@ -176,11 +175,8 @@ fn softmax_backward(gpu: &dyn Gpu) -> f64 {
         let d_y = Typed::new(gpu, float, &uniform(7, n));
         for log in [false, true] {
             let f = if log { reference::log_softmax } else { reference::softmax };
-            let y: Vec<f32> = logits(3, n)
-                .chunks(cols)
-                .flat_map(|row| f(&wide(row)))
-                .map(|y| y as f32)
-                .collect();
+            let y: Vec<f32> =
+                logits(3, n).chunks(cols).flat_map(|row| f(&wide(row))).map(|y| y as f32).collect();
             let y = Typed::new(gpu, float, &y);
             let d_x = Typed::room(gpu, float, n);
             let (from, d) = (y.ptr(), d_y.ptr());
@@ -190,8 +186,7 @@ fn softmax_backward(gpu: &dyn Gpu) -> f64 {
                 let walk = Walk { form, blocks_per_sm: u32::from(rows == 3) };
                 rows::backward(gpu, walk, float, from, d, d_x.ptr(), rows, cols, log).unwrap();
             }
-            let f =
-                if log { reference::log_softmax_backward } else { reference::softmax_backward };
+            let f = if log { reference::log_softmax_backward } else { reference::softmax_backward };
             let pairs = y.values.chunks(cols).zip(d_y.values.chunks(cols));
             let want: Vec<f64> = pairs.flat_map(|(y, d)| f(&wide(y), &wide(d))).collect();
             // Each sum: its terms' magnitudes, a rounding for the product and one an addition.
@@ -272,9 +267,8 @@ fn cross_entropy(gpu: &dyn Gpu) -> f64 {
             let what = format!("cross-entropy {float:?} {form} {rows}x{vocab} smoothing {s}");
             share = share.max(worst(&what, &want_losses, &losses.to_vec().unwrap(), |_| bound));
             let scale = f64::from(scale);
-            let tolerance = |i: usize| {
-                scale * (EXP + sum + 8.0 * U) + want[i].abs() * stored(float)
-            };
+            let tolerance =
+                |i: usize| scale * (EXP + sum + 8.0 * U) + want[i].abs() * stored(float);
             share = share.max(worst(&what, &want, &d.get(), tolerance));
         }
     });
@@ -381,8 +375,17 @@ fn argmax_of_rows(gpu: &dyn Gpu) -> f64 {
 fn sums_of_an_axis(gpu: &dyn Gpu) -> f64 {
     let mut share = 0.0f64;
     let shapes = [
-        [1, 1, 1], [1, 1000, 1], [1, 33, 127], [1, 1025, 128], [1, 7, 1000], [3, 40, 5], [2, 300, 64],
-        [5, 1, 31], [4, 129, 1], [1, 0, 6], [1, 5000, 12],
+        [1, 1, 1],
+        [1, 1000, 1],
+        [1, 33, 127],
+        [1, 1025, 128],
+        [1, 7, 1000],
+        [3, 40, 5],
+        [2, 300, 64],
+        [5, 1, 31],
+        [4, 129, 1],
+        [1, 0, 6],
+        [1, 5000, 12],
     ];
     for [outer, dim, inner] in shapes {
         let x = uniform(19, outer * dim * inner);

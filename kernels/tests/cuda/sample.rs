@@ -119,7 +119,7 @@ fn tokens(gpu: &dyn Gpu) -> f64 {
         let words = vocab.div_ceil(32);
         // Row 3: every third token; row 4: the last one alone; others: all.
         let open = move |row: usize, t: usize| match row {
-            3 => t % 3 == 0,
+            3 => t.is_multiple_of(3),
             4 => t == vocab - 1,
             _ => true,
         };
@@ -139,8 +139,7 @@ fn tokens(gpu: &dyn Gpu) -> f64 {
             units[5] = 1.0 - f32::EPSILON / 2.0;
             let d_units = DeviceBuffer::from_slice(gpu, &units).unwrap();
             let stream = Stream { seed: 0, stream: 0, position: 0, moved: 0 };
-            let draw =
-                Draw { allowed: d_bits.ptr(), struck: 0, units: d_units.ptr(), stream };
+            let draw = Draw { allowed: d_bits.ptr(), struck: 0, units: d_units.ptr(), stream };
             let run_plain = vocab <= 129;
             for plain in [false, true] {
                 if plain && !run_plain {
@@ -189,8 +188,7 @@ fn guard(gpu: &dyn Gpu) -> f64 {
     let units = DeviceBuffer::from_slice(gpu, &[0.5f32, 0.5, 0.25, 0.25]).unwrap();
     let tokens = DeviceBuffer::from_slice(gpu, &[NONE; 4]).unwrap();
     let stream = Stream { seed: 0, stream: 0, position: 0, moved: 0 };
-    let draw =
-        Draw { allowed: allowed.ptr(), struck: struck.ptr(), units: units.ptr(), stream };
+    let draw = Draw { allowed: allowed.ptr(), struck: struck.ptr(), units: units.ptr(), stream };
     let c = Controls { temperature: 1.0, top_p: 1.0, min_p: 0.0, top_k: 0 };
     sample::sample_rows(gpu, logits.ptr(), draw, c, tokens.ptr(), 4, vocab).unwrap();
     assert_eq!(tokens.to_vec().unwrap(), [1, 2, 2, 0]);

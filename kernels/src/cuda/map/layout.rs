@@ -81,7 +81,9 @@ pub fn copy_strided(
     if axes.is_empty() {
         axes.push((1, [1, 1]));
     }
-    if word == 4 && let Some((batch, rows, cols)) = as_transposes(&axes) {
+    if word == 4
+        && let Some((batch, rows, cols)) = as_transposes(&axes)
+    {
         return transpose(gpu, x.address, y.address, batch, rows, cols);
     }
     let (bytes_x, bytes_y) = (x.reach(dims) * word, y.reach(dims) * word);
