@@ -63,7 +63,8 @@ impl Args {
         self.plain(&address)
     }
 
-    /// Names bytes that the kernel touches through a pointer within a struct.
+    /// Names bytes that the kernel touches through a pointer in a struct or in a table, which is no parameter
+    /// itself.
     pub fn touches(mut self, address: u64, bytes: usize) -> Args {
         self.spans.push((address, bytes));
         self
@@ -75,12 +76,6 @@ impl Args {
             Some(address) => self.span(address, bytes),
             None => self.plain(&0u64),
         }
-    }
-
-    /// Memory that the kernel touches through a table of addresses, which is no parameter itself.
-    pub fn touches(mut self, spans: &[(u64, usize)]) -> Args {
-        self.spans.extend_from_slice(spans);
-        self
     }
 
     /// An `int`.

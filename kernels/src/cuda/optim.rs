@@ -177,7 +177,8 @@ pub fn step_begin(
     if count > 0 {
         let (args, launch) = pieces.launch(gpu, table, 0);
         let args = args.span(scratch, count * 8).i32(count as i32);
-        let args = args.touches(&pieces.spans(false));
+        let args =
+            pieces.spans(false).iter().fold(args, |args, (at, bytes)| args.touches(*at, *bytes));
         // SAFETY: the kernel takes pieces, squares, count and reads the gradients that the table names.
         unsafe { gpu.launch("squares_all", &launch, &args) }?;
     }
@@ -215,7 +216,7 @@ pub fn adam_all_with(
     }
     let (args, launch) = pieces.launch(gpu, table, per_sm);
     let args = args.span(state, State::BYTES).i32(pieces.len() as i32);
-    let args = args.touches(&pieces.spans(true));
+    let args = pieces.spans(true).iter().fold(args, |args, (at, bytes)| args.touches(*at, *bytes));
     // SAFETY: the kernel takes pieces, state, count and touches the tensors that the table names.
     unsafe { gpu.launch(&format!("adam_all_u{u}"), &launch, &args) }
 }
@@ -231,7 +232,7 @@ pub fn sgd_all(gpu: &dyn Gpu, pieces: &Pieces, table: u64, state: u64) -> Result
     }
     let (args, launch) = pieces.launch(gpu, table, 0);
     let args = args.span(state, State::BYTES).i32(pieces.len() as i32);
-    let args = args.touches(&pieces.spans(true));
+    let args = pieces.spans(true).iter().fold(args, |args, (at, bytes)| args.touches(*at, *bytes));
     // SAFETY: the kernel takes pieces, state, count and touches the tensors that the table names.
     unsafe { gpu.launch("sgd_all", &launch, &args) }
 }
