@@ -47,13 +47,13 @@ const SHAPES: [(usize, usize, usize); 6] =
     [(1, 1, 1), (5, 2, 15), (3, 8, 16), (2, 9, 17), (4, 33, 24), (2, 3, 50)];
 /// More of them where there is a GPU: weights of all sizes in registers, and in shared memory besides.
 const LARGE: [(usize, usize, usize); 7] = [
-    (12, 16, 128),
-    (3, 24, 250),
-    (3, 17, 512),
-    (3, 16, 768),
-    (2, 3, 1024),
-    (2, 9, 1160),
-    (2, 2, 2100),
+    (6, 16, 128),
+    (2, 24, 250),
+    (2, 17, 512),
+    (2, 8, 768),
+    (1, 3, 1024),
+    (1, 2, 1160),
+    (1, 1, 2100),
 ];
 
 fn all(gpu: &dyn Gpu, cell: Cell, precision: Precision) -> f64 {
