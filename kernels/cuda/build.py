@@ -201,10 +201,17 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("families", nargs="*", help="all, where none is named")
     parser.add_argument("--check", action="store_true", help="write nothing")
+    parser.add_argument("--install", action="store_true", help="only fetch the compilers")
     parser.add_argument("--budget", action="store_true", help="write budgets for new kernels")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     options = parser.parse_args()
-    tools = Toolkit()
+    try:
+        tools = Toolkit()
+    except (subprocess.CalledProcessError, StopIteration, OSError) as why:
+        print(f"the compilers cannot be installed: {why}")
+        return True
+    if options.install:
+        return False
     families = options.families or sorted(path.stem for path in HERE.glob("*.cu"))
     faults = []
     if not options.families:
