@@ -31,10 +31,12 @@ __device__ __forceinline__ void exchange_store(void *at, u32 word) {
 #endif
 }
 
-// Between two looks at something that another block writes. The emulator's blocks share few cores.
+// Between two looks at something that another block writes. The emulator's blocks share few cores:
+// one whose threads all wait leaves its core to the others for a while.
 __device__ __forceinline__ void between_polls() {
 #ifndef __CUDACC__
+  static thread_local unsigned looks = 0;
   emu::yield();
-  std::this_thread::yield();
+  if (++looks % 256 == 0) std::this_thread::sleep_for(std::chrono::microseconds(50));
 #endif
 }
