@@ -63,7 +63,8 @@ impl Args {
         self.plain(&address)
     }
 
-    /// Names bytes that the kernel touches through a pointer within a struct.
+    /// Names bytes that the kernel touches through a pointer in a struct or in a table, which is no parameter
+    /// itself.
     pub fn touches(mut self, address: u64, bytes: usize) -> Args {
         self.spans.push((address, bytes));
         self

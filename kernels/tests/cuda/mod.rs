@@ -38,7 +38,6 @@ pub const FAMILIES: &[(&str, &[Check])] = &[
     ("peak", peak::CHECKS),
     ("gemm", gemm::CHECKS),
     ("attention", attention::CHECKS),
-    ("recurrent", recurrent::CHECKS),
     ("conv", conv::CHECKS),
     ("rows", rows::CHECKS),
     ("norm", norm::CHECKS),
@@ -47,6 +46,8 @@ pub const FAMILIES: &[(&str, &[Check])] = &[
     ("random", random::CHECKS),
     ("optim", optim::CHECKS),
     ("sample", sample::CHECKS),
+    // Last: its references take longest.
+    ("recurrent", recurrent::CHECKS),
 ];
 
 /// Uniform numbers in `[-1, 1)`.
