@@ -1,30 +1,54 @@
 //! With feature `emu`: compiles the CUDA sources for the CPU, together with a table of their kernels.
-//! With feature `cuda`: lists the PTX files to embed.
+//! With feature `cuda`: packs the PTX files to embed.
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     #[cfg(feature = "emu")]
     emulator::build();
-    if std::env::var_os("CARGO_FEATURE_CUDA").is_some() {
-        println!("cargo:rerun-if-changed=cuda/prebuilt");
-        embed_ptx();
-    }
+    #[cfg(feature = "cuda")]
+    prebuilt::embed();
 }
 
-/// Writes `prebuilt.rs`: family, architecture and text of every file in `cuda/prebuilt`.
-fn embed_ptx() {
-    let root = std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets it");
-    let mut entries = String::from("&[\n");
-    for file in sorted_files(&format!("{root}/cuda/prebuilt"), ".ptx") {
-        let name = file.rsplit('/').next().unwrap_or_default().trim_end_matches(".ptx");
-        let (family, arch) = name.rsplit_once('.').expect("family.arch.ptx");
-        entries += &format!("    ({family:?}, {arch:?}, include_str!({file:?})),\n");
+#[cfg(feature = "cuda")]
+mod prebuilt {
+    use lzma_rust2::{LzmaOptions, LzmaWriter};
+    use std::fs;
+    use std::io::Write;
+
+    /// Writes `prebuilt.rs`: family, architecture, kernels and packed text of every file in
+    /// `cuda/prebuilt`. A tenth of the text is left, and the names need no unpacking.
+    pub fn embed() {
+        println!("cargo:rerun-if-changed=cuda/prebuilt");
+        let root = std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets it");
+        let out = std::env::var("OUT_DIR").expect("cargo sets it");
+        let files = super::sorted_files(&format!("{root}/cuda/prebuilt"), ".ptx");
+        let mut entries = String::from("&[\n");
+        for file in files {
+            let name = file.rsplit('/').next().unwrap_or_default().trim_end_matches(".ptx");
+            let (family, arch) = name.rsplit_once('.').expect("family.arch.ptx");
+            let text = fs::read_to_string(&file).expect("a file that was listed");
+            let packed = format!("{out}/{name}.lzma");
+            fs::write(&packed, pack(text.as_bytes())).expect("OUT_DIR can be written");
+            let names: Vec<&str> = kernels(&text).collect();
+            entries +=
+                &format!("    ({family:?}, {arch:?}, &{names:?}, include_bytes!({packed:?})),\n");
+        }
+        fs::write(format!("{out}/prebuilt.rs"), entries + "]\n").expect("OUT_DIR can be written");
     }
-    let out = std::env::var("OUT_DIR").expect("cargo sets it");
-    std::fs::write(format!("{out}/prebuilt.rs"), entries + "]\n").expect("OUT_DIR can be written");
+
+    fn pack(text: &[u8]) -> Vec<u8> {
+        let options = LzmaOptions::with_preset(6);
+        let mut writer = LzmaWriter::new_use_header(Vec::new(), &options, Some(text.len() as u64))
+            .expect("options that come with the crate");
+        writer.write_all(text).expect("a vector takes all");
+        writer.finish().expect("a vector takes all")
+    }
+
+    include!("src/cuda/ptx_kernels.rs");
 }
 
 /// The files of a folder whose names end in `end`, in alphabetical order.
+#[cfg(any(feature = "cuda", feature = "emu"))]
 fn sorted_files(folder: &str, end: &str) -> Vec<String> {
     let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
     let mut files: Vec<String> = entries

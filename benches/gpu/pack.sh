@@ -17,6 +17,7 @@ flags=(--locked --release -p etude-kernels --features cuda)
 cp "$(built cargo test --no-run "${flags[@]}" --test gpu_parity)" "$out/gpu_parity"
 cp "$(built cargo build "${flags[@]}" --example gpu_bench)" "$out/gpu_bench"
 strip "$out/gpu_parity" "$out/gpu_bench"
+gzip -9 "$out/gpu_parity" "$out/gpu_bench"
 cp benches/gpu/round.sh benches/gpu/compare.py "$out"
 mkdir "$out/cuda"
 cp -r kernels/cuda/*.cu kernels/cuda/common "$out/cuda"

@@ -34,7 +34,7 @@ CALL = re.compile(
     r"\b(__syncthreads\(\)|__syncwarp\([^;{}]*\)|(?:named|grid|mbar|cluster)\w*_(?:barrier|sync|arrive|wait)\w*\([^;{}]*\)|"
     r"\w*barrier\w*\([^;{}]*\)|\w+_wait(?:_all)?(?:<[^;{}]*>)?\([^;{}]*\)|\w+_wait<[^;{}]*>\(\))\s*;")
 # Source files whose name does not begin with the family that checks them.
-FAMILY = {"gemv": "gemm", "reduce": "rows"}
+FAMILY = {"gemv": "gemm", "reduce": "rows", "channels": "norm", "layout": "conv"}
 
 
 def included(path, seen=None):

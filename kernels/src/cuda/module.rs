@@ -3,11 +3,16 @@
 use super::Error;
 use super::driver::refused;
 use cudarc::driver::{result, sys};
+use lzma_rust2::LzmaReader;
 use std::collections::HashMap;
 use std::ffi::CString;
+use std::io::Read;
 
-/// Family, architecture and text of each file in `kernels/cuda/prebuilt`.
-const PREBUILT: &[(&str, &str, &str)] = include!(concat!(env!("OUT_DIR"), "/prebuilt.rs"));
+/// Of each file in `kernels/cuda/prebuilt`: family, architecture, kernels, and the text as LZMA.
+type Prebuilt = (&'static str, &'static str, &'static [&'static str], &'static [u8]);
+const PREBUILT: &[Prebuilt] = include!(concat!(env!("OUT_DIR"), "/prebuilt.rs"));
+
+include!("ptx_kernels.rs");
 
 /// Bytes of dynamic shared memory that a block may have without asking for more.
 const SHARED_BYTES_UNASKED: u32 = 48 * 1024;
@@ -15,7 +20,7 @@ const SHARED_BYTES_UNASKED: u32 = 48 * 1024;
 /// The modules of one context.
 pub(super) struct Modules {
     /// The texts, and their modules once loaded.
-    modules: Vec<(String, Option<sys::CUmodule>)>,
+    modules: Vec<(Text, Option<sys::CUmodule>)>,
     /// In which of them each kernel is.
     kernels: HashMap<String, usize>,
     functions: HashMap<String, Function>,
@@ -23,6 +28,13 @@ pub(super) struct Modules {
 
 // SAFETY: the handles belong to a context, not to a thread; the driver may be called with them from any.
 unsafe impl Send for Modules {}
+
+/// PTX, unpacked when it is first needed.
+enum Text {
+    Packed(&'static [u8]),
+    /// From a folder.
+    Plain(String),
+}
 
 /// A function and the dynamic shared memory that it may have.
 #[derive(Clone, Copy)]
@@ -38,21 +50,27 @@ impl Modules {
         // Code for sm_90a runs on 9.0 alone, and is kept where it differs; all others take that for sm_80.
         let arches: &[&str] = if capability == (9, 0) { &["sm80", "sm90a"] } else { &["sm80"] };
         let folder = std::env::var("ETUDE_PTX_DIR").ok();
-        let mut modules: Vec<(String, Option<sys::CUmodule>)> = Vec::new();
-        let mut kernels = HashMap::new();
+        let mut modules = Vec::new();
+        let mut names = HashMap::new();
         // The newer architecture comes last and wins.
         for wanted in arches {
-            for (family, arch, text) in PREBUILT.iter().filter(|entry| entry.1 == *wanted) {
+            for (family, arch, known, packed) in PREBUILT.iter().filter(|entry| entry.1 == *wanted)
+            {
                 let other = folder.as_ref().map(|folder| format!("{folder}/{family}.{arch}.ptx"));
-                let other = other.and_then(|path| std::fs::read_to_string(path).ok());
-                modules.push((other.unwrap_or_else(|| (*text).to_string()), None));
-                let text = &modules[modules.len() - 1].0;
-                for name in entries(text) {
-                    kernels.insert(name.to_string(), modules.len() - 1);
+                let number = modules.len();
+                match other.and_then(|path| std::fs::read_to_string(path).ok()) {
+                    Some(text) => {
+                        names.extend(kernels(&text).map(|name| (name.to_string(), number)));
+                        modules.push((Text::Plain(text), None));
+                    }
+                    None => {
+                        names.extend(known.iter().map(|name| ((*name).to_string(), number)));
+                        modules.push((Text::Packed(packed), None));
+                    }
                 }
             }
         }
-        Modules { modules, kernels, functions: HashMap::new() }
+        Modules { modules, kernels: names, functions: HashMap::new() }
     }
 
     /// The function of this name, allowed to have `shared` bytes of dynamic shared memory. The context
@@ -91,7 +109,7 @@ impl Modules {
         let module = match loaded {
             Some(module) => *module,
             None => {
-                let image = CString::new(text.as_bytes()).map_err(|_| unknown())?;
+                let image = CString::new(text.unpacked()).map_err(|_| unknown())?;
                 // SAFETY: the image is text that ends in NUL, as the driver wants PTX.
                 let module = unsafe { result::module::load_data(image.as_ptr().cast()) }
                     .map_err(refused("load of PTX"))?;
@@ -104,9 +122,21 @@ impl Modules {
     }
 }
 
-/// The kernels of a PTX text.
-fn entries(text: &str) -> impl Iterator<Item = &str> {
-    text.split(".entry ").skip(1).filter_map(|after| after.split(['(', '\n', ' ']).next())
+impl Text {
+    fn unpacked(&self) -> Vec<u8> {
+        match self {
+            Text::Packed(packed) => unpack(packed),
+            Text::Plain(text) => text.clone().into_bytes(),
+        }
+    }
+}
+
+fn unpack(packed: &[u8]) -> Vec<u8> {
+    let mut text = Vec::new();
+    LzmaReader::new_mem_limit(packed, u32::MAX, None)
+        .and_then(|mut reader| reader.read_to_end(&mut text))
+        .expect("packed when the program was built");
+    text
 }
 
 #[cfg(test)]
@@ -116,8 +146,8 @@ mod tests {
     #[test]
     fn every_kernel_is_there_once_for_an_architecture() {
         let mut by_arch: HashMap<&str, Vec<&str>> = HashMap::new();
-        for (_, arch, text) in PREBUILT {
-            by_arch.entry(arch).or_default().extend(entries(text));
+        for (_, arch, names, _) in PREBUILT {
+            by_arch.entry(arch).or_default().extend(*names);
         }
         assert!(by_arch["sm80"].contains(&"axpy_plain"));
         for (arch, mut names) in by_arch {
@@ -126,5 +156,18 @@ mod tests {
             names.dedup();
             assert_eq!(names.len(), count, "two kernels of one name for {arch}");
         }
+    }
+
+    #[test]
+    fn the_packed_texts_are_the_files() {
+        for (family, arch, names, packed) in PREBUILT {
+            let root = env!("CARGO_MANIFEST_DIR");
+            let path = format!("{root}/cuda/prebuilt/{family}.{arch}.ptx");
+            let text = std::fs::read_to_string(path).unwrap();
+            assert!(unpack(packed) == text.as_bytes(), "{family}.{arch}");
+            assert!(kernels(&text).eq(names.iter().copied()), "{family}.{arch}");
+        }
+        let bytes: usize = PREBUILT.iter().map(|entry| entry.3.len()).sum();
+        assert!(bytes < 3 << 20, "{bytes} bytes of packed kernels");
     }
 }
