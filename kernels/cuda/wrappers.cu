@@ -146,10 +146,11 @@ extern "C" __global__ void __launch_bounds__(256)
 
 // Half of the block hands x [64] to the other half through shared memory: y = x turned around. The
 // second half writes; named barriers 1 (full) and 2 (empty) pass a stage of 64 words to and fro.
-// compute-sanitizer's racecheck reports the stage's reads against its writes here. It is no race: each
-// half only arrives at the barrier at which the other waits, all 128 threads count, and PTX orders what
-// a thread did before `bar.arrive` (the readers have used what they read) before what follows `bar.sync`.
-// Racecheck seems not to count an arrival without waiting as an order; no other kernel has one.
+// compute-sanitizer's racecheck reports the stage's reads against its writes. It is no race: each
+// half only arrives at the barrier at which the other waits, all 128 threads count, and PTX orders
+// what a thread did before `bar.arrive` (the readers have used what they read) before what follows
+// `bar.sync`. Racecheck seems not to count an arrival without waiting as an order; no other kernel
+// has one.
 extern "C" __global__ void __launch_bounds__(128)
     wrappers_named_barriers(const u32 *x, u32 *y, i32 rounds) {
   DYN_SMEM(u32, stage);
