@@ -125,6 +125,18 @@ __device__ __forceinline__ void attention_backward_keys_tiles(const Attention &a
     for (int part = 0; part < BQ; part += SUB) {
       const u16 *q_part = q_tile + part * DP, *d_o_part = d_o_tile + part * DP;
       const float *of = statistics + part * 2;
+      int i0 = tile_of(t) + part;
+      // Drawn first, while registers are free: a bit for each weight.
+      u32 stays = 0;
+      if constexpr (DROP) {
+        static_assert(NT * 4 <= 32, "a bit for each weight of a thread");
+#pragma unroll 1
+        for (int bit = 0; bit < NT * 4; bit++) {
+          int i = i0 + bit / 4 * 8 + l % 4 * 2 + bit % 2;
+          int key = n0 + warp * 16 + l / 4 + bit / 2 % 2 * 8;
+          stays |= (u32)keeps(a, plane, i, run.first + run.step * key) << bit;
+        }
+      }
       float s[NT][4];
       if constexpr (REL) {
         const float *from = skew + part * Band<BK>::ROW + 16 + warp * 16 + l / 4;
@@ -140,7 +152,6 @@ __device__ __forceinline__ void attention_backward_keys_tiles(const Attention &a
       }
       multiply_tiles<DP, SUB>(s, k_tile, warp * 16, q_part);
 
-      int i0 = tile_of(t) + part;
       bool is_whole = run_from(a, run, i0 + SUB - 1 + shift) <= n0 &&
                       run_to(a, run, i0 + shift) >= n0 + BK;
 #pragma unroll
@@ -174,10 +185,9 @@ __device__ __forceinline__ void attention_backward_keys_tiles(const Attention &a
           int i = n * 8 + l % 4 * 2 + r % 2;
           float delta_i = of[i * 2 + 1];
           if constexpr (DROP) {
-            int key = n0 + warp * 16 + l / 4 + r / 2 * 8;
-            bool stays = keeps(a, plane, i0 + i, run.first + run.step * key);
-            d_s[n][r] = s[n][r] * ((stays ? d_s[n][r] * a.keep_scale : 0.f) - delta_i);
-            if (!stays) s[n][r] = 0.f;
+            bool is_kept = stays >> (n * 4 + r) & 1;
+            d_s[n][r] = s[n][r] * ((is_kept ? d_s[n][r] * a.keep_scale : 0.f) - delta_i);
+            if (!is_kept) s[n][r] = 0.f;
           } else {
             d_s[n][r] = s[n][r] * (d_s[n][r] - delta_i);
           }
@@ -234,8 +244,8 @@ ATTENTION_KEYS(attention_backward_keys_relative_d64, 64, 64, 64, 4, 2, RELATIVE)
 ATTENTION_KEYS(attention_backward_keys_relative_d128, 128, 64, 32, 4, 1, RELATIVE)
 ATTENTION_KEYS(attention_backward_keys_dropout_d32, 32, 64, 32, 4, 2, DROPOUT | COLUMNS)
 ATTENTION_KEYS(attention_backward_keys_dropout_d64, 64, 64, 32, 4, 2, DROPOUT | COLUMNS)
-ATTENTION_KEYS(attention_backward_keys_dropout_d128, 128, 64, 32, 4, 1, DROPOUT | COLUMNS)
+ATTENTION_KEYS(attention_backward_keys_dropout_d128, 128, 64, 16, 4, 1, DROPOUT | COLUMNS)
 ATTENTION_KEYS(attention_backward_keys_relative_dropout_d32, 32, 64, 32, 4, 2, RELATIVE | DROPOUT)
 ATTENTION_KEYS(attention_backward_keys_relative_dropout_d64, 64, 64, 32, 4, 2, RELATIVE | DROPOUT)
-ATTENTION_KEYS(attention_backward_keys_relative_dropout_d128, 128, 64, 32, 4, 1,
+ATTENTION_KEYS(attention_backward_keys_relative_dropout_d128, 128, 64, 16, 4, 1,
                RELATIVE | DROPOUT)

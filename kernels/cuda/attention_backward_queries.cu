@@ -198,6 +198,26 @@ struct QueriesPass {
       cp_async_commit();
       const u16 *k_tile = smem + t % 2 * Tile::STAGE, *v_tile = k_tile + BN * DP;
 
+      bool is_far = FAR && t >= near_tiles;
+      const Run run = is_far ? far : near;
+      int n0 = is_far ? (t - near_tiles) * BN : near_begin + t * BN, p = row0 + shift;
+      // Drawn first, while registers are free: a bit for each weight.
+      u32 stays = 0;
+      if constexpr (DROP) {
+        static_assert(NT * 4 <= 32, "a bit for each weight of a thread");
+#pragma unroll 1
+        for (int bit = 0; bit < NT * 4; bit += 2) {
+          int i = row0 + bit / 2 % 2 * 8 + l / 4, j = n0 + bit / 4 * 8 + l % 4 * 2;
+          bool pair[2];
+          if (!FAR || run.step == 1) {
+            keeps_pair(a, plane, i, j, pair);
+          } else {
+            pair[0] = keeps(a, plane, i, run.first + run.step * j);
+            pair[1] = keeps(a, plane, i, run.first + run.step * (j + 1));
+          }
+          stays |= ((u32)pair[0] | (u32)pair[1] << 1) << bit;
+        }
+      }
       float s[NT][4], d_s[NT][4];
       if constexpr (REL) {
         if (CARRIES && t > 0) take(carry + DT * THREADS, kept);
@@ -219,9 +239,6 @@ struct QueriesPass {
       else
         multiply_tiles<DP, BN>(d_s, d_o_tile, warp * 16, v_tile);
 
-      bool is_far = FAR && t >= near_tiles;
-      const Run run = is_far ? far : near;
-      int n0 = is_far ? (t - near_tiles) * BN : near_begin + t * BN, p = row0 + shift;
       bool is_whole = run_from(a, run, p + 15) <= n0 && run_to(a, run, p) >= n0 + BN;
       if constexpr (CARRIES) take(carry + (DT + 2) * THREADS, of_row);
 #pragma unroll
@@ -244,21 +261,12 @@ struct QueriesPass {
         }
         if constexpr (DROP) {
 #pragma unroll
-          for (int n = 0; n < NT; n++) {
-            int j = column + n * 8;
-            bool stays[2];
-            if (!FAR || run.step == 1) {
-              keeps_pair(a, plane, i, j, stays);
-            } else {
-              stays[0] = keeps(a, plane, i, run.first + run.step * j);
-              stays[1] = keeps(a, plane, i, run.first + run.step * (j + 1));
-            }
+          for (int n = 0; n < NT; n++)
 #pragma unroll
             for (int e = 0; e < 2; e++) {
               float &x = d_s[n][half * 2 + e];
-              x = stays[e] ? x * a.keep_scale : 0.f;
+              x = stays >> (n * 4 + half * 2 + e) & 1 ? x * a.keep_scale : 0.f;
             }
-          }
         }
 #pragma unroll
         for (int n = 0; n < NT; n++)
