@@ -376,7 +376,7 @@ extern "C" __global__ void __launch_bounds__(256)
   else
     map::bias_backward<float, 1, 1>(op, p, x, bias, d_y, d_x, partial, rows, cols, lanes, room);
 }
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 4)
     bias_activation_backward_bf16(int op, float p, const bf16 *x, const bf16 *bias,
                                   const bf16 *d_y, bf16 *d_x, float *partial,
                                   i64 rows, i64 cols, int lanes, int wide) {

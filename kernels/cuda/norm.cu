@@ -1,6 +1,6 @@
 // Layer normalisation: y = (x - mean) / sqrt(var + eps) * weight + bias over the last axis.
 //
-// Ladder: `_plain` gives a thread each row; forwards `_w2`, `_w8` (a warp a row) and `_b2`, `_b4`
+// Ladder: `_plain` gives a thread each row; forwards `_w1` to `_w8` (a warp a row) and `_b2`, `_b4`
 // (a block a row) hold the row in registers; backwards a block walks down its share of the rows, a
 // thread on the same columns all the way, so that the sums for weight and bias stay in registers
 // too, and `R` rows share one barrier. `_long` serves rows beyond 8192 numbers, which come from
@@ -27,11 +27,11 @@ __device__ __forceinline__ void forward(const T *x, const float *weight, const f
     // Two passes over registers: E(x^2) - E(x)^2 would cancel.
     float m = group.sum(sum) / (float)cols;
     float square = 0.f;
+    int inside = held<T>(cols, group.thread, group.threads(), wide);
 #pragma unroll
     for (int e = 0; e < E; e++) {
       v[e] -= m;
-      bool inside = place<T>(e, group.thread, group.threads(), wide) < cols;
-      square += inside ? v[e] * v[e] : 0.f;
+      square += e < inside ? v[e] * v[e] : 0.f;
     }
     float r = 1.f / sqrtf(group.sum(square) / (float)cols + eps);
     if (group.thread == 0) mean[row] = m, rstd[row] = r;
@@ -238,11 +238,10 @@ extern "C" __global__ void __launch_bounds__(128)
 #define ROOM DYN_SMEM(float, place)
 FORWARD(float, layer_norm_forward_f32_w2, (128, 12), 2, 32, NO_ROOM)
 FORWARD(float, layer_norm_forward_f32_w8, (128, 6), 8, 32, NO_ROOM)
-FORWARD(float, layer_norm_forward_f32_b2, (256, 5), 2, 256, ROOM)
-FORWARD(float, layer_norm_forward_f32_b4, (512, 2), 4, 512, ROOM)
+FORWARD(float, layer_norm_forward_f32_b4, (512, 2), 4, 0, ROOM)
 FORWARD(bf16, layer_norm_forward_bf16_w1, (128, 12), 1, 32, NO_ROOM)
-FORWARD(bf16, layer_norm_forward_bf16_w4, (128, 6), 4, 32, NO_ROOM)
-FORWARD(bf16, layer_norm_forward_bf16_b2, (512, 2), 2, 512, ROOM)
+FORWARD(bf16, layer_norm_forward_bf16_w4, (128, 8), 4, 32, NO_ROOM)
+FORWARD(bf16, layer_norm_forward_bf16_b2, (512, 2), 2, 0, ROOM)
 
 extern "C" __global__ void __launch_bounds__(512, 2)
     layer_norm_forward_f32_long(const float *x, const float *weight, const float *bias, float *y,
@@ -265,9 +264,7 @@ extern "C" __global__ void __launch_bounds__(512, 2)
     layer_norm::backward<T, packs, rows_at_once>(x, weight, mean, rstd, d_y, d_x, partial, rows,  \
                                                  cols, place);                                    \
   }
-BACKWARD(float, layer_norm_backward_f32_p1r1, (1024, 1), 1, 1)
 BACKWARD(float, layer_norm_backward_f32_p1r2, (1024, 1), 1, 2)
-BACKWARD(float, layer_norm_backward_f32_p1r4, (256, 3), 1, 4)
 BACKWARD(float, layer_norm_backward_f32_p2r1, (1024, 1), 2, 1)
 BACKWARD(bf16, layer_norm_backward_bf16_p1r1, (1024, 1), 1, 1)
 BACKWARD(bf16, layer_norm_backward_bf16_p1r2, (512, 1), 1, 2)

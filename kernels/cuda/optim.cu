@@ -5,7 +5,7 @@
 // from step to step lies on the device: `squares_all` leaves one sum of squares a piece,
 // `step_begin` adds them up in their order, clips and corrects the bias, `adam_all` or `sgd_all`
 // updates. Ladder: `adam_plain` updates one tensor, a thread a number; `adam_all` takes 16 bytes of
-// each of four arrays at a time, U of them under way.
+// each of four arrays at a time.
 #include "common/rows.cuh"
 
 // What a thread block updates. Addresses are 0 where there is none.
@@ -64,34 +64,23 @@ __device__ __forceinline__ void store_shadow(bf16 *p, const float *v) {
   store_l2(reinterpret_cast<uint2 *>(p), uint2{pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3])});
 }
 
-template <int U>
 __device__ __forceinline__ void adam(Piece piece, Adam adam) {
   int packs = on_pack(piece.param) && on_pack(piece.grad) && on_pack(piece.m) &&
                       on_pack(piece.v) && ((u64)piece.shadow & 7) == 0
                   ? (int)piece.count / 4
                   : 0;
-  for (int first = threadIdx.x; first < packs; first += 256 * U) {
-    float p[4 * U], g[4 * U], m[4 * U], v[4 * U];
+  for (int at = threadIdx.x * 4; at < packs * 4; at += 256 * 4) {
+    float p[4], g[4], m[4], v[4];
+    load_four(piece.param + at, p);
+    load_four(piece.grad + at, g);
+    load_four(piece.m + at, m);
+    load_four(piece.v + at, v);
 #pragma unroll
-    for (int u = 0; u < U; u++) {
-      int at = (first + u * 256) * 4;
-      if (first + u * 256 >= packs) continue;
-      load_four(piece.param + at, p + u * 4);
-      load_four(piece.grad + at, g + u * 4);
-      load_four(piece.m + at, m + u * 4);
-      load_four(piece.v + at, v + u * 4);
-    }
-#pragma unroll
-    for (int u = 0; u < U; u++) {
-      int at = (first + u * 256) * 4;
-      if (first + u * 256 >= packs) continue;
-#pragma unroll
-      for (int e = 4 * u; e < 4 * u + 4; e++) adam.step(p[e], m[e], v[e], g[e]);
-      store_four(piece.param + at, p + u * 4);
-      store_four(piece.m + at, m + u * 4);
-      store_four(piece.v + at, v + u * 4);
-      if (piece.shadow) store_shadow(piece.shadow + at, p + u * 4);
-    }
+    for (int e = 0; e < 4; e++) adam.step(p[e], m[e], v[e], g[e]);
+    store_four(piece.param + at, p);
+    store_four(piece.m + at, m);
+    store_four(piece.v + at, v);
+    if (piece.shadow) store_shadow(piece.shadow + at, p);
   }
   for (int at = packs * 4 + threadIdx.x; at < (int)piece.count; at += 256) {
     float p = piece.param[at], m = piece.m[at], v = piece.v[at];
@@ -111,16 +100,10 @@ extern "C" __global__ void __launch_bounds__(256)
 }
 // Nothing changes where a gradient is not finite.
 extern "C" __global__ void __launch_bounds__(256, 4)
-    adam_all_u1(const Piece *pieces, const State *state, int count) {
+    adam_all(const Piece *pieces, const State *state, int count) {
   if (!state->finite) return;
   optim::Adam adam = optim::constants(*state);
-  for (int i = blockIdx.x; i < count; i += gridDim.x) optim::adam<1>(pieces[i], adam);
-}
-extern "C" __global__ void __launch_bounds__(256, 3)
-    adam_all_u2(const Piece *pieces, const State *state, int count) {
-  if (!state->finite) return;
-  optim::Adam adam = optim::constants(*state);
-  for (int i = blockIdx.x; i < count; i += gridDim.x) optim::adam<2>(pieces[i], adam);
+  for (int i = blockIdx.x; i < count; i += gridDim.x) optim::adam(pieces[i], adam);
 }
 // u = momentum u + g; p = p - lr u
 extern "C" __global__ void __launch_bounds__(256)

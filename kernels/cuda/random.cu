@@ -85,10 +85,10 @@ struct Drop {
   }
 };
 
-template <class T, int U>
+template <class T>
 __device__ __forceinline__ void dropout(const T *x, T *y, Drop drop, Stream s, const u64 *moved,
                                         i64 n) {
-  constexpr int N = Pack<T>::N;
+  constexpr int N = Pack<T>::N, U = 2;
   s = at_place(s, moved);
   i64 packs = on_pack(x) && on_pack(y) ? n / N : 0;
   for (i64 first = (i64)blockIdx.x * 256 * U + threadIdx.x; first < packs;
@@ -144,26 +144,14 @@ extern "C" __global__ void __launch_bounds__(256)
   y[at] = draws::Drop{threshold, scale}.keep(x[at], word);
 }
 extern "C" __global__ void __launch_bounds__(256)
-    dropout_f32_u1(const float *x, float *y, u64 threshold, float scale, u64 seed, u32 stream,
-                   u64 position, const u64 *moved, i64 n) {
-  draws::dropout<float, 1>(x, y, draws::Drop{threshold, scale}, Stream{seed, position, stream},
-                            moved, n);
+    dropout_f32(const float *x, float *y, u64 threshold, float scale, u64 seed, u32 stream,
+                u64 position, const u64 *moved, i64 n) {
+  draws::Drop drop{threshold, scale};
+  draws::dropout(x, y, drop, Stream{seed, position, stream}, moved, n);
 }
 extern "C" __global__ void __launch_bounds__(256)
-    dropout_f32_u2(const float *x, float *y, u64 threshold, float scale, u64 seed, u32 stream,
-                   u64 position, const u64 *moved, i64 n) {
-  draws::dropout<float, 2>(x, y, draws::Drop{threshold, scale}, Stream{seed, position, stream},
-                            moved, n);
-}
-extern "C" __global__ void __launch_bounds__(256)
-    dropout_f32_u4(const float *x, float *y, u64 threshold, float scale, u64 seed, u32 stream,
-                   u64 position, const u64 *moved, i64 n) {
-  draws::dropout<float, 4>(x, y, draws::Drop{threshold, scale}, Stream{seed, position, stream},
-                            moved, n);
-}
-extern "C" __global__ void __launch_bounds__(256)
-    dropout_bf16_u2(const bf16 *x, bf16 *y, u64 threshold, float scale, u64 seed, u32 stream,
-                    u64 position, const u64 *moved, i64 n) {
-  draws::dropout<bf16, 2>(x, y, draws::Drop{threshold, scale}, Stream{seed, position, stream},
-                           moved, n);
+    dropout_bf16(const bf16 *x, bf16 *y, u64 threshold, float scale, u64 seed, u32 stream,
+                 u64 position, const u64 *moved, i64 n) {
+  draws::Drop drop{threshold, scale};
+  draws::dropout(x, y, drop, Stream{seed, position, stream}, moved, n);
 }

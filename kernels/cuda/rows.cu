@@ -1,8 +1,8 @@
 // Softmax, log-softmax and cross-entropy over the last axis, forwards and backwards.
 //
-// Ladder: `_plain` gives a thread each row and reads it three times; `_w2` and `_w8` give a warp
-// each row, held in registers (up to 2 and 8 packs a lane), so that memory sees it once; `_b8`
-// gives a block each row (`_b2`: up to 2048 numbers of f32, `_b4` and bf16's `_b2`: up to 8192);
+// Ladder: `_plain` gives a thread each row and reads it three times; `_w1` to `_w8` give a warp
+// each row, held in registers (up to so many packs a lane), so that memory sees it once; `_b4`, and
+// `_b2` of bf16, give a block each row, with as many threads as a row of up to 8192 numbers wants;
 // `_long` joins maximum and sum in one online pass and finds most of the row in cache when it
 // writes.
 #include "common/rows.cuh"
@@ -27,25 +27,16 @@ __device__ __forceinline__ void forward(const T *x, T *y, i64 count, int cols, i
     // Subtract the row maximum first: exp overflows f32 above 88.7.
     top = group.max(top);
     float sum = 0.f;
-    if (log) {
 #pragma unroll
-      for (int e = 0; e < E; e++) {
-        v[e] -= top;
-        sum += expf(v[e]);
-      }
-      float log_sum = logf(group.sum(sum));
-#pragma unroll
-      for (int e = 0; e < E; e++) v[e] -= log_sum;
-    } else {
-#pragma unroll
-      for (int e = 0; e < E; e++) {
-        v[e] = expf(v[e] - top);
-        sum += v[e];
-      }
-      float scale = 1.f / group.sum(sum);
-#pragma unroll
-      for (int e = 0; e < E; e++) v[e] *= scale;
+    for (int e = 0; e < E; e++) {
+      float less = v[e] - top, power = expf(less);
+      sum += power;
+      v[e] = log ? less : power;
     }
+    sum = group.sum(sum);
+    float scale = log ? 1.f : 1.f / sum, shift = log ? -logf(sum) : 0.f;
+#pragma unroll
+    for (int e = 0; e < E; e++) v[e] = fmaf(v[e], scale, shift);
     store_row<T, PACKS>(y + row * cols, cols, group.thread, group.threads(), wide, v);
   }
 }
@@ -99,6 +90,8 @@ __device__ __forceinline__ void cross_entropy(const T *x, Targets t, T *d_x, i64
   bool wide = wide_rows(x, vocab) && on_pack(d_x);
   for (i64 row = group.first(); row < count; row += group.stride()) {
     float v[E];
+    // The row is under way while its target comes.
+    load_row<T, PACKS>(x + row * vocab, vocab, group.thread, group.threads(), wide, -INFINITY, v);
     u32 target = t.targets[row];
     if (target == NO_TARGET) {
       if (group.thread == 0) t.losses[row] = 0.f;
@@ -109,15 +102,14 @@ __device__ __forceinline__ void cross_entropy(const T *x, Targets t, T *d_x, i64
       continue;
     }
     float hit = load_one(x + row * vocab + target);
-    load_row<T, PACKS>(x + row * vocab, vocab, group.thread, group.threads(), wide, -INFINITY, v);
     float top = -INFINITY, mean = 0.f;
 #pragma unroll
     for (int e = 0; e < E; e++) top = fmaxf(top, v[e]);
     top = group.max(top);
     if (t.smoothing != 0.f) {
+      int inside = held<T>(vocab, group.thread, group.threads(), wide);
 #pragma unroll
-      for (int e = 0; e < E; e++)
-        mean += place<T>(e, group.thread, group.threads(), wide) < vocab ? v[e] - top : 0.f;
+      for (int e = 0; e < E; e++) mean += e < inside ? v[e] - top : 0.f;
       mean = group.sum(mean) / vocab;
     }
     float sum = 0.f;
@@ -131,11 +123,9 @@ __device__ __forceinline__ void cross_entropy(const T *x, Targets t, T *d_x, i64
     if (!d_x) continue;
     float share = t.scale / sum, even = t.scale * t.smoothing / vocab;
     float hot = t.scale * (1.f - t.smoothing);
+    int at_target = number_at<T>((int)target, group.thread, group.threads(), wide);
 #pragma unroll
-    for (int e = 0; e < E; e++) {
-      bool is_target = place<T>(e, group.thread, group.threads(), wide) == (int)target;
-      v[e] = v[e] * share - even - (is_target ? hot : 0.f);
-    }
+    for (int e = 0; e < E; e++) v[e] = v[e] * share - even - (e == at_target ? hot : 0.f);
     store_row<T, PACKS>(d_x + row * vocab, vocab, group.thread, group.threads(), wide, v);
   }
 }
@@ -223,18 +213,37 @@ __device__ __forceinline__ void forward_long(const T *x, T *y, i64 count, i64 co
 template <class T>
 __device__ __forceinline__ void backward_long(const T *y, const T *d_y, T *d_x, i64 count,
                                               i64 cols, int log, float *room) {
+  constexpr int N = Pack<T>::N;
   Group<0> group(room);
+  bool wide = wide_rows(y, cols) && on_pack(d_y) && on_pack(d_x);
+  i64 packs = wide ? cols / N : 0, rest = packs * N;
   for (i64 row = blockIdx.x; row < count; row += gridDim.x) {
     const T *v = y + row * cols, *d = d_y + row * cols;
+    T *to = d_x + row * cols;
     float sum = 0.f;
-#pragma unroll 4
-    for (i64 at = threadIdx.x; at < cols; at += blockDim.x)
+#pragma unroll 2
+    for (i64 pack = threadIdx.x; pack < packs; pack += blockDim.x) {
+      float p[N], g[N];
+      load_pack(v + pack * N, p);
+      load_pack(d + pack * N, g);
+#pragma unroll
+      for (int e = 0; e < N; e++) sum += log ? g[e] : g[e] * p[e];
+    }
+    for (i64 at = rest + threadIdx.x; at < cols; at += blockDim.x)
       sum += log ? load_one(d + at) : load_one(d + at) * load_one(v + at);
     sum = group.sum(sum);
-#pragma unroll 4
-    for (i64 at = threadIdx.x; at < cols; at += blockDim.x) {
+#pragma unroll 1
+    for (i64 pack = threadIdx.x; pack < packs; pack += blockDim.x) {
+      float p[N], g[N];
+      load_pack(v + pack * N, p);
+      load_pack(d + pack * N, g);
+#pragma unroll
+      for (int e = 0; e < N; e++) g[e] = log ? g[e] - expf(p[e]) * sum : p[e] * (g[e] - sum);
+      store_pack(to + pack * N, g);
+    }
+    for (i64 at = rest + threadIdx.x; at < cols; at += blockDim.x) {
       float p = load_one(v + at), g = load_one(d + at);
-      store_one(d_x + row * cols + at, log ? g - expf(p) * sum : p * (g - sum));
+      store_one(to + at, log ? g - expf(p) * sum : p * (g - sum));
     }
   }
 }
@@ -328,15 +337,10 @@ extern "C" __global__ void __launch_bounds__(128, 6)
     softmax_forward_f32_w8(const float *x, float *y, i64 rows, int cols, int log) {
   softmax::forward<float, 8, 32>(x, y, rows, cols, log, nullptr);
 }
-extern "C" __global__ void __launch_bounds__(256, 5)
-    softmax_forward_f32_b2(const float *x, float *y, i64 rows, int cols, int log) {
-  ROOM;
-  softmax::forward<float, 2, 256>(x, y, rows, cols, log, room);
-}
 extern "C" __global__ void __launch_bounds__(512, 2)
     softmax_forward_f32_b4(const float *x, float *y, i64 rows, int cols, int log) {
   ROOM;
-  softmax::forward<float, 4, 512>(x, y, rows, cols, log, room);
+  softmax::forward<float, 4, 0>(x, y, rows, cols, log, room);
 }
 extern "C" __global__ void __launch_bounds__(512, 2)
     softmax_forward_f32_long(const float *x, float *y, i64 rows, i64 cols, int log) {
@@ -347,14 +351,14 @@ extern "C" __global__ void __launch_bounds__(128, 12)
     softmax_forward_bf16_w1(const bf16 *x, bf16 *y, i64 rows, int cols, int log) {
   softmax::forward<bf16, 1, 32>(x, y, rows, cols, log, nullptr);
 }
-extern "C" __global__ void __launch_bounds__(128, 6)
+extern "C" __global__ void __launch_bounds__(128, 8)
     softmax_forward_bf16_w4(const bf16 *x, bf16 *y, i64 rows, int cols, int log) {
   softmax::forward<bf16, 4, 32>(x, y, rows, cols, log, nullptr);
 }
 extern "C" __global__ void __launch_bounds__(512, 2)
     softmax_forward_bf16_b2(const bf16 *x, bf16 *y, i64 rows, int cols, int log) {
   ROOM;
-  softmax::forward<bf16, 2, 512>(x, y, rows, cols, log, room);
+  softmax::forward<bf16, 2, 0>(x, y, rows, cols, log, room);
 }
 extern "C" __global__ void __launch_bounds__(512, 2)
     softmax_forward_bf16_long(const bf16 *x, bf16 *y, i64 rows, i64 cols,
@@ -372,12 +376,6 @@ extern "C" __global__ void __launch_bounds__(128, 5)
     softmax_backward_f32_w8(const float *y, const float *d_y, float *d_x, i64 rows, int cols,
                             int log) {
   softmax::backward<float, 8, 32>(y, d_y, d_x, rows, cols, log, nullptr);
-}
-extern "C" __global__ void __launch_bounds__(256, 5)
-    softmax_backward_f32_b2(const float *y, const float *d_y, float *d_x, i64 rows, int cols,
-                            int log) {
-  ROOM;
-  softmax::backward<float, 2, 256>(y, d_y, d_x, rows, cols, log, room);
 }
 extern "C" __global__ void __launch_bounds__(512, 2)
     softmax_backward_f32_b4(const float *y, const float *d_y, float *d_x, i64 rows, int cols,
@@ -405,7 +403,7 @@ extern "C" __global__ void __launch_bounds__(512, 2)
     softmax_backward_bf16_b2(const bf16 *y, const bf16 *d_y, bf16 *d_x, i64 rows,
                              int cols, int log) {
   ROOM;
-  softmax::backward<bf16, 2, 512>(y, d_y, d_x, rows, cols, log, room);
+  softmax::backward<bf16, 2, 0>(y, d_y, d_x, rows, cols, log, room);
 }
 extern "C" __global__ void __launch_bounds__(512, 2)
     softmax_backward_bf16_long(const bf16 *y, const bf16 *d_y, bf16 *d_x,
@@ -420,25 +418,18 @@ extern "C" __global__ void __launch_bounds__(128, 12)
   softmax::Targets t{targets, losses, scale, smoothing};
   softmax::cross_entropy<float, 2, 32>(x, t, d_x, rows, vocab, nullptr);
 }
-extern "C" __global__ void __launch_bounds__(128, 6)
+extern "C" __global__ void __launch_bounds__(128, 5)
     cross_entropy_forward_f32_w8(const float *x, const u32 *targets, float *losses, float *d_x,
                                  float scale, float smoothing, i64 rows, int vocab) {
   softmax::Targets t{targets, losses, scale, smoothing};
   softmax::cross_entropy<float, 8, 32>(x, t, d_x, rows, vocab, nullptr);
-}
-extern "C" __global__ void __launch_bounds__(256, 5)
-    cross_entropy_forward_f32_b2(const float *x, const u32 *targets, float *losses, float *d_x,
-                                 float scale, float smoothing, i64 rows, int vocab) {
-  ROOM;
-  softmax::Targets t{targets, losses, scale, smoothing};
-  softmax::cross_entropy<float, 2, 256>(x, t, d_x, rows, vocab, room);
 }
 extern "C" __global__ void __launch_bounds__(512, 2)
     cross_entropy_forward_f32_b4(const float *x, const u32 *targets, float *losses, float *d_x,
                                  float scale, float smoothing, i64 rows, int vocab) {
   ROOM;
   softmax::Targets t{targets, losses, scale, smoothing};
-  softmax::cross_entropy<float, 4, 512>(x, t, d_x, rows, vocab, room);
+  softmax::cross_entropy<float, 4, 0>(x, t, d_x, rows, vocab, room);
 }
 extern "C" __global__ void __launch_bounds__(512, 2)
     cross_entropy_forward_f32_long(const float *x, const u32 *targets, float *losses,
@@ -455,7 +446,7 @@ extern "C" __global__ void __launch_bounds__(128, 12)
   softmax::Targets t{targets, losses, scale, smoothing};
   softmax::cross_entropy<bf16, 1, 32>(x, t, d_x, rows, vocab, nullptr);
 }
-extern "C" __global__ void __launch_bounds__(128, 6)
+extern "C" __global__ void __launch_bounds__(128, 8)
     cross_entropy_forward_bf16_w4(const bf16 *x, const u32 *targets, float *losses,
                                   bf16 *d_x, float scale, float smoothing, i64 rows,
                                   int vocab) {
@@ -468,7 +459,7 @@ extern "C" __global__ void __launch_bounds__(512, 2)
                                   int vocab) {
   ROOM;
   softmax::Targets t{targets, losses, scale, smoothing};
-  softmax::cross_entropy<bf16, 2, 512>(x, t, d_x, rows, vocab, room);
+  softmax::cross_entropy<bf16, 2, 0>(x, t, d_x, rows, vocab, room);
 }
 extern "C" __global__ void __launch_bounds__(512, 2)
     cross_entropy_forward_bf16_long(const bf16 *x, const u32 *targets, float *losses,

@@ -62,6 +62,23 @@ __device__ __forceinline__ int place(int e, int t, int threads, bool wide) {
   return wide ? (e / N * threads + t) * N + e % N : e * threads + t;
 }
 
+// How many of a thread's numbers lie within `cols` columns; they come first.
+template <class T>
+__device__ __forceinline__ int held(int cols, int t, int threads, bool wide) {
+  constexpr int N = Pack<T>::N;
+  int units = ((wide ? cols / N : cols) - t + threads - 1) / threads;
+  return wide ? units * N : units;
+}
+
+// Which of a thread's numbers lies at a column; -1 where another thread has it.
+template <class T>
+__device__ __forceinline__ int number_at(int column, int t, int threads, bool wide) {
+  constexpr int N = Pack<T>::N;
+  int unit = wide ? column / N : column, turn = unit / threads;
+  if (unit - turn * threads != t) return -1;
+  return wide ? turn * N + column % N : turn;
+}
+
 template <class T, int PACKS>
 __device__ __forceinline__ void load_row(const T *x, int cols, int t, int threads, bool wide,
                                          float fill, float (&v)[PACKS * Pack<T>::N]) {

@@ -67,7 +67,7 @@ pub fn forward(
     let kernel = format!("layer_norm_forward_{}_{}", float.name(), walk.form);
     // SAFETY: the kernel takes x, weight, bias, y, mean, rstd, eps, rows, cols and touches what their
     // shapes say.
-    unsafe { gpu.launch(&kernel, &walk.launch(gpu, float, rows), &args) }
+    unsafe { gpu.launch(&kernel, &walk.launch(gpu, rows, cols), &args) }
 }
 
 /// How the gradient goes over rows.
@@ -90,19 +90,12 @@ impl BackwardWalk {
         let way = |form, blocks_per_sm| BackwardWalk { form, threads, blocks_per_sm };
         let fill = (1024 / threads.max(1)).clamp(1, 16);
         match (float, threads) {
-            (Float::F32, ..=256) => vec![
-                way("p1r2", fill),
-                way("p1r1", fill),
-                way("p1r4", (768 / threads).clamp(1, 16)),
-                way("p1r1", (1280 / threads).clamp(1, 16)),
-            ],
-            (Float::F32, ..=1024) => vec![way("p1r2", fill), way("p1r1", fill)],
+            (Float::F32, ..=1024) => vec![way("p1r2", fill)],
             (Float::F32, ..=2048) => {
                 vec![BackwardWalk { form: "p2r1", threads: 1024, blocks_per_sm: 1 }]
             }
-            (Float::Bf16, ..=512) => {
-                vec![way("p1r2", (512 / threads).clamp(1, 16)), way("p1r1", fill)]
-            }
+            // A warp a row has no barrier to share.
+            (Float::Bf16, ..=32) => vec![way("p1r2", fill), way("p1r1", 32)],
             (Float::Bf16, ..=1024) => vec![way("p1r1", fill)],
             _ => vec![BackwardWalk { form: "long", threads: 512, blocks_per_sm: 2 }],
         }
@@ -110,8 +103,7 @@ impl BackwardWalk {
 
     /// Blocks for so many rows.
     fn blocks(self, gpu: &dyn Gpu, rows: usize) -> usize {
-        let at_once =
-            if self.form.ends_with("r4") { 4 } else { 1 + usize::from(self.form == "p1r2") };
+        let at_once = if self.form == "p1r2" { 2 } else { 1 };
         rows.div_ceil(at_once).min((self.blocks_per_sm * gpu.properties().sms) as usize)
     }
 }

@@ -195,17 +195,15 @@ pub fn step_begin(
 /// # Source
 /// Kingma & Ba 2015, algorithm 1; decoupled decay from Loshchilov & Hutter 2019.
 pub fn adam_all(gpu: &dyn Gpu, pieces: &Pieces, table: u64, state: u64) -> Result<(), Error> {
-    adam_all_with(gpu, 1, 0, pieces, table, state)
+    adam_all_with(gpu, 0, pieces, table, state)
 }
 
-/// [`adam_all`] with `u` packs of each array in flight (1 or 2) and so many blocks for each
-/// multiprocessor; 0: one a piece.
+/// [`adam_all`] with so many blocks for each multiprocessor; 0: one a piece.
 ///
 /// # Errors
 /// If the spans are not allocated, or the driver refuses.
 pub fn adam_all_with(
     gpu: &dyn Gpu,
-    u: u32,
     per_sm: u32,
     pieces: &Pieces,
     table: u64,
@@ -218,7 +216,7 @@ pub fn adam_all_with(
     let args = args.span(state, State::BYTES).i32(pieces.len() as i32);
     let args = pieces.spans(true).iter().fold(args, |args, (at, bytes)| args.touches(*at, *bytes));
     // SAFETY: the kernel takes pieces, state, count and touches the tensors that the table names.
-    unsafe { gpu.launch(&format!("adam_all_u{u}"), &launch, &args) }
+    unsafe { gpu.launch("adam_all", &launch, &args) }
 }
 
 /// Updates all tensors by gradient descent with momentum, `u = momentum * u + g; p = p - lr * u`, after

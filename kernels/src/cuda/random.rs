@@ -102,17 +102,16 @@ pub fn dropout(
     p: f32,
     stream: Stream,
 ) -> Result<(), Error> {
-    dropout_with(gpu, 2, 0, float, x, y, n, p, stream)
+    let per_sm = if float == Float::F32 { 0 } else { 8 };
+    dropout_with(gpu, per_sm, float, x, y, n, p, stream)
 }
 
-/// [`dropout`] with `u` packs of a thread in flight (1, 2 or 4; bf16 has 2 alone) and so many blocks for
-/// each multiprocessor; 0: as many as there is work for.
+/// [`dropout`] with so many blocks for each multiprocessor; 0: as many as there is work for.
 ///
 /// # Errors
 /// If the spans are not allocated, or the driver refuses.
 pub fn dropout_with(
     gpu: &dyn Gpu,
-    u: usize,
     per_sm: u32,
     float: Float,
     x: u64,
@@ -127,8 +126,8 @@ pub fn dropout_with(
     let bytes = n * float.bytes();
     let args = Args::new().span(x, bytes).span(y, bytes).u64(threshold(p)).f32(1.0 / (1.0 - p));
     let args = stream.args(args).i64(n as i64);
-    let kernel = format!("dropout_{}_u{u}", float.name());
-    let launch = over(gpu, n, u * 16 / float.bytes(), per_sm);
+    let kernel = format!("dropout_{}", float.name());
+    let launch = over(gpu, n, 32 / float.bytes(), per_sm);
     // SAFETY: the kernel takes x, y, threshold, scale, the stream, n and touches `n` numbers of both.
     unsafe { gpu.launch(&kernel, &launch, &args) }
 }

@@ -37,8 +37,8 @@ const LONGEST: usize = 8192;
 /// How a kernel goes over rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Walk {
-    /// The end of the kernel's name, such as `w8`: a warp a row, up to 8 packs of 16 bytes a lane; `b2`:
-    /// a block a row; `long`: a row of any length.
+    /// The end of the kernel's name, such as `w8`: a warp a row, up to 8 packs of 16 bytes a lane; `b4`:
+    /// a block a row, up to 4 packs a thread; `long`: a row of any length.
     pub form: &'static str,
     /// Blocks for each multiprocessor, which then go on to further rows; 0: as many as there are rows.
     pub blocks_per_sm: u32,
@@ -48,9 +48,8 @@ impl Walk {
     /// The forms that can take rows of `cols` numbers, the preferred one first.
     pub fn forms(float: Float, cols: usize) -> &'static [&'static str] {
         match (float, cols) {
-            (Float::F32, ..=256) => &["w2", "w8", "b2", "b4", "long"],
-            (Float::F32, ..=1024) => &["w8", "b2", "b4", "long"],
-            (Float::F32, ..=2048) => &["b2", "b4", "long"],
+            (Float::F32, ..=256) => &["w2", "w8", "b4", "long"],
+            (Float::F32, ..=1024) => &["w8", "b4", "long"],
             (Float::F32, ..=LONGEST) => &["b4", "long"],
             (Float::Bf16, ..=256) => &["w1", "w4", "b2", "long"],
             (Float::Bf16, ..=1024) => &["w4", "b2", "long"],
@@ -59,23 +58,34 @@ impl Walk {
         }
     }
 
-    /// The one for rows of `cols` numbers.
+    /// The one for rows of `cols` numbers, as measured on an H200: a block a row in bf16 is so short that
+    /// going on to the next row beats a new block.
     pub fn of(float: Float, cols: usize) -> Walk {
-        Walk { form: Walk::forms(float, cols)[0], blocks_per_sm: 0 }
+        let form = Walk::forms(float, cols)[0];
+        let goes_on = form == "b2" && cols > LONGEST / 2;
+        Walk { form, blocks_per_sm: if goes_on { 2 } else { 0 } }
     }
 
-    /// Threads of a block, and rows that it works on at a time.
-    pub(super) fn block(self, float: Float) -> (u32, usize) {
-        match (self.form, float) {
-            ("w1" | "w2" | "w4" | "w8", _) => (128, 4),
-            ("b2", Float::F32) => (256, 1),
+    /// The one for cross-entropy, whose blocks wait for a target first: going on pays in f32, too.
+    fn of_targets(float: Float, cols: usize) -> Walk {
+        let walk = Walk::of(float, cols);
+        let goes_on = walk.form == "b4" && cols > LONGEST / 2;
+        if goes_on { Walk { blocks_per_sm: 2, ..walk } } else { walk }
+    }
+
+    /// Threads of a block, and rows of `cols` numbers that it works on at a time.
+    fn block(self, cols: usize) -> (u32, usize) {
+        match self.form {
+            "w1" | "w2" | "w4" | "w8" => (128, 4),
+            // 16 numbers a thread.
+            "b2" | "b4" => (cols.div_ceil(16).next_multiple_of(32) as u32, 1),
             _ => (512, 1),
         }
     }
 
     /// Grid, block and room for the reductions.
-    pub(super) fn launch(self, gpu: &dyn Gpu, float: Float, rows: usize) -> Launch {
-        let (threads, at_once) = self.block(float);
+    pub(super) fn launch(self, gpu: &dyn Gpu, rows: usize, cols: usize) -> Launch {
+        let (threads, at_once) = self.block(cols);
         let blocks = rows.div_ceil(at_once);
         let blocks = match self.blocks_per_sm {
             0 => blocks,
@@ -148,7 +158,7 @@ pub fn forward(
     let args = columns(args, walk, cols).i32(i32::from(log));
     let kernel = format!("softmax_forward_{}_{}", float.name(), walk.form);
     // SAFETY: the kernel takes x, y, rows, cols, log and touches `rows * cols` numbers of both.
-    unsafe { gpu.launch(&kernel, &walk.launch(gpu, float, rows), &args) }
+    unsafe { gpu.launch(&kernel, &walk.launch(gpu, rows, cols), &args) }
 }
 
 /// Computes `d_x = y * (d_y - sum(d_y * y))` for each row.
@@ -211,8 +221,10 @@ pub fn backward(
     let args = Args::new().span(y, bytes).span(d_y, bytes).span(d_x, bytes).i64(rows as i64);
     let args = columns(args, walk, cols).i32(i32::from(log));
     let kernel = format!("softmax_backward_{}_{}", float.name(), walk.form);
+    // A block of `b4` has 512 threads here: two rows and a stride would not fit the registers.
+    let like = if walk.form == "b4" { LONGEST } else { cols };
     // SAFETY: the kernel takes y, d_y, d_x, rows, cols, log and touches `rows * cols` numbers of each.
-    unsafe { gpu.launch(&kernel, &walk.launch(gpu, float, rows), &args) }
+    unsafe { gpu.launch(&kernel, &walk.launch(gpu, rows, like), &args) }
 }
 
 /// What a row of logits is held against.
@@ -248,7 +260,7 @@ pub fn cross_entropy_forward(
     rows: usize,
     vocab: usize,
 ) -> Result<(), Error> {
-    cross_entropy(gpu, Walk::of(float, vocab), float, logits, t, d_logits, rows, vocab)
+    cross_entropy(gpu, Walk::of_targets(float, vocab), float, logits, t, d_logits, rows, vocab)
 }
 
 /// [`cross_entropy_forward`] in a form of one's choice.
@@ -275,7 +287,7 @@ pub fn cross_entropy(
     let kernel = format!("cross_entropy_forward_{}_{}", float.name(), walk.form);
     // SAFETY: the kernel takes logits, targets, losses, d_logits or null, scale, smoothing, rows, vocab and
     // touches `rows * vocab` logits and gradients, and targets below `vocab`.
-    unsafe { gpu.launch(&kernel, &walk.launch(gpu, float, rows), &args) }
+    unsafe { gpu.launch(&kernel, &walk.launch(gpu, rows, vocab), &args) }
 }
 
 /// The simplest forms, for comparison: f32, a thread a row.

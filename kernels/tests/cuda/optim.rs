@@ -90,7 +90,7 @@ fn norm_of(all: &[[Vec<f32>; 4]]) -> f64 {
 
 fn adam(gpu: &dyn Gpu) -> f64 {
     let mut share = 0.0f64;
-    for (u, per_sm, max_norm) in [(1, 0, 0.0), (2, 0, 0.5), (1, 1, 1e6)] {
+    for (per_sm, max_norm) in [(0, 0.0), (0, 0.5), (1, 1e6)] {
         let tensors = tensors(gpu);
         // The last one keeps no shadow.
         let parts: Vec<Part> =
@@ -113,7 +113,7 @@ fn adam(gpu: &dyn Gpu) -> f64 {
                 1.0
             };
             share = share.max(worst("scale", &[scale], &[now.grad_scale], |_| 1e-5));
-            optim::adam_all_with(gpu, u, per_sm, &pieces, t, s).unwrap();
+            optim::adam_all_with(gpu, per_sm, &pieces, t, s).unwrap();
             let a = AdamStep {
                 lr: 0.01,
                 beta1: 0.9,

@@ -109,10 +109,10 @@ fn dropout(gpu: &dyn Gpu) -> f64 {
             philox::dropout(&x, &mut want, p, s.seed, s.stream, s.position);
             let from = DeviceBuffer::from_slice(gpu, &x).unwrap();
             let y = DeviceBuffer::<f32>::poisoned(gpu, n).unwrap();
-            for (u, per_sm) in [(1, 0), (2, 0), (4, 0), (2, 1)] {
+            for per_sm in [0, 1] {
                 let (x, y_at) = (from.ptr(), y.ptr());
-                random::dropout_with(gpu, u, per_sm, Float::F32, x, y_at, n, p, s).unwrap();
-                assert_eq!(want, y.to_vec().unwrap(), "{n} {s:?} u{u}");
+                random::dropout_with(gpu, per_sm, Float::F32, x, y_at, n, p, s).unwrap();
+                assert_eq!(want, y.to_vec().unwrap(), "{n} {s:?}, {per_sm}");
             }
             random::dropout_plain(gpu, from.ptr(), y.ptr(), n, p, s).unwrap();
             assert_eq!(want, y.to_vec().unwrap(), "plain");

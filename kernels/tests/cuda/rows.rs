@@ -94,8 +94,7 @@ pub fn depth(form: &str, cols: usize) -> f64 {
         form => {
             let threads = match form {
                 "w1" | "w2" | "w4" | "w8" => 32,
-                "b2" => 256,
-                _ => 512,
+                _ => cols.div_ceil(16).next_multiple_of(32),
             };
             cols.div_ceil(threads) + 8
         }

@@ -28,14 +28,11 @@ pub fn cases(bench: &mut Bench) -> Result<(), Error> {
             let x = filled(gpu, float, n)?;
             let case = format!("random/dropout {}/{n}", float.name());
             let bytes = 2.0 * (n * float.bytes()) as f64;
-            let flights: &[usize] = if float == Float::F32 { &[1, 2, 4] } else { &[2] };
-            for u in flights.iter().copied() {
-                for per_sm in [0, 8] {
-                    let variant = format!("u{u}, {per_sm} blocks a multiprocessor");
-                    bench.case(&case, &variant, 0.0, bytes, &mut || {
-                        random::dropout_with(gpu, u, per_sm, float, x.ptr(), at, n, 0.1, s)
-                    })?;
-                }
+            for per_sm in [0, 8] {
+                let variant = format!("{per_sm} blocks a multiprocessor");
+                bench.case(&case, &variant, 0.0, bytes, &mut || {
+                    random::dropout_with(gpu, per_sm, float, x.ptr(), at, n, 0.1, s)
+                })?;
             }
             if float == Float::F32 {
                 bench.case(&case, "plain", 0.0, bytes, &mut || {
