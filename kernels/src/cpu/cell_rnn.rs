@@ -24,7 +24,7 @@ impl Body for RnnCell<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self) {
         let (h, tail) = self.h.as_chunks_mut::<LANES>();
-        let (threes, h) = threes_mut::<L>(self.f == Nonlinearity::Tanh, h);
+        let (threes, h) = threes_mut(L::IN_TURN && self.f == Nonlinearity::Tanh, h);
         for h in threes {
             let x = Three([L::load(&h[0]), L::load(&h[1]), L::load(&h[2])]);
             let Three(y) = forward(self.f, x);
