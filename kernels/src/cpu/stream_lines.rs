@@ -51,24 +51,34 @@ impl<const BF16: bool> Body for AddLines<'_, BF16> {
     #[inline(always)]
     fn run<L: Lanes>(self) {
         match self.sums.len() {
-            1 => self.columns::<L, 1>(),
-            2 => self.columns::<L, 2>(),
-            3 => self.columns::<L, 3>(),
-            4 => self.columns::<L, 4>(),
+            1 => self.width::<L, 1>(),
+            2 => self.width::<L, 2>(),
+            3 => self.width::<L, 3>(),
+            4 => self.width::<L, 4>(),
             blocks => unreachable!("a panel has one to four blocks, not {blocks}"),
         }
     }
 }
 
 impl<const BF16: bool> AddLines<'_, BF16> {
+    /// A loop for each way, so that none asks in every row which one it is.
     #[inline(always)]
-    fn columns<L: Lanes, const W: usize>(self) {
+    fn width<L: Lanes, const W: usize>(self) {
+        match self.how {
+            Fetch::None => self.columns::<L, W>(Fetch::None),
+            Fetch::Some => self.columns::<L, W>(Fetch::Some),
+            Fetch::All => self.columns::<L, W>(Fetch::All),
+        }
+    }
+
+    #[inline(always)]
+    fn columns<L: Lanes, const W: usize>(self, how: Fetch) {
         let mut sums: [L; W] = std::array::from_fn(|w| L::load(&self.sums[w]));
         let (rows, _) = self.lines.as_chunks::<W>();
         if BF16 {
             let (pairs, last) = self.x.as_chunks::<2>();
             for ([x, next], row) in pairs.iter().zip(rows) {
-                fetch(row, self.how);
+                fetch(row, how);
                 let (x, next) = (L::splat(*x), L::splat(*next));
                 for w in 0..W {
                     let words = L::load(&row[w]).bits();
@@ -83,7 +93,7 @@ impl<const BF16: bool> AddLines<'_, BF16> {
             }
         } else {
             for (x, row) in self.x.iter().zip(rows) {
-                fetch(row, self.how);
+                fetch(row, how);
                 let x = L::splat(*x);
                 for w in 0..W {
                     sums[w] = x.mul_add(L::load(&row[w]), sums[w]);
