@@ -373,11 +373,10 @@ impl LinearStep {
     }
 }
 
-/// Tells layers that are applied one after another, each once a token, that their weights come from
-/// memory, if together they are more than caches hold: then they are asked for long before they are
-/// wanted.
-pub fn fetch_ahead<'a>(layers: impl IntoIterator<Item = &'a mut LinearStep>) {
-    stream::fetch_ahead(layers.into_iter().filter_map(|l| l.w.stream()));
+/// Tells layers that they are applied one after another, each once a token, the first one first: then
+/// how their weights are asked for before they are wanted is chosen for all of them.
+pub fn read_in_turn<'a>(layers: impl IntoIterator<Item = &'a mut LinearStep>) {
+    stream::read_in_turn(layers.into_iter().filter_map(|l| l.w.stream()));
 }
 
 /// Normalises one row: `y = (x - mean) / sqrt(var + eps) * weight + bias`.

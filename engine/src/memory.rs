@@ -10,6 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use etude_kernels::gemm::{MatRef, PackedB};
 use etude_kernels::gemm_bf16::PackedBf16;
+use etude_kernels::pages::prefer_huge;
 
 /// The smallest class, in elements: one cache line.
 const LINE: usize = 16;
@@ -121,7 +122,11 @@ impl Buffer {
         }
         drop(list);
         let fresh = memory.is_none();
-        let memory = memory.unwrap_or_else(|| vec![0.0; size + LINE - 1]);
+        let memory = memory.unwrap_or_else(|| {
+            let mut memory = vec![0.0; size + LINE - 1];
+            prefer_huge(&mut memory);
+            memory
+        });
         let start = memory.as_ptr().align_offset(64).min(LINE - 1);
         let mut buffer = Buffer { memory, start, len };
         if zeroed && !fresh {

@@ -3,7 +3,8 @@
 //!
 //! An element of `C` has the same bits (on one tier) whatever `m` and `n` are, however `A` and `B`
 //! are stored, packed or not, and for any number of threads: `gemm/tile.rs` says why. A sequence may
-//! therefore be cut by batch rows without changing a bit.
+//! therefore be cut by batch rows without changing a bit. The one exception is a single row times columns
+//! that are contiguous and not packed: those are scalar products, see `gemm/one.rs`.
 //!
 //! # Source
 //! Loops and packing after Goto & van de Geijn 2008, "Anatomy of high-performance matrix multiplication".
@@ -21,6 +22,7 @@ pub(crate) mod few;
 mod finish;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+mod one;
 mod pack;
 mod scalar;
 mod tile;

@@ -24,7 +24,7 @@ pub mod isa;
 pub mod ladder;
 pub mod norm;
 pub mod optim;
-mod pages;
+pub mod pages;
 pub mod peak;
 pub mod philox;
 pub mod recurrent;

@@ -14,6 +14,19 @@ const HUGE: usize = 2 << 20;
 /// From this many bytes on huge pages are asked for; the last one may stay half empty.
 const LARGE: usize = HUGE / 2;
 
+/// Asks for huge pages for memory that was not touched yet: those of them that lie inside of it whole.
+///
+/// A page is made when it is first written to. Of 4 KiB that takes about a microsecond each, most of the
+/// time of whoever fills a large array once (bench `startup`).
+pub fn prefer_huge(memory: &mut [f32]) {
+    let bytes: &mut [u8] = bytemuck::cast_slice_mut(memory);
+    let before = bytes.as_ptr().align_offset(HUGE).min(bytes.len());
+    let whole = (bytes.len() - before) / HUGE * HUGE;
+    if whole > 0 {
+        advise_huge(bytes[before..].as_mut_ptr(), whole);
+    }
+}
+
 /// Blocks of sixteen f32, each on a cache line of its own; zero at first.
 pub(crate) struct Pages {
     start: NonNull<Block>,
@@ -71,8 +84,8 @@ fn advise_huge(start: *mut u8, bytes: usize) {
             fn madvise(start: *mut c_void, bytes: usize, advice: c_int) -> c_int;
         }
         const MADV_HUGEPAGE: c_int = 14;
-        // SAFETY: the range was just allocated and is a whole number of pages; this advice changes
-        // how it is backed, never what is in it. A refusal is of no consequence.
+        // SAFETY: the range is the caller's and a whole number of pages; this advice changes how it is
+        // backed, never what is in it. A refusal is of no consequence.
         unsafe { madvise(start.cast(), bytes, MADV_HUGEPAGE) };
     }
     #[cfg(not(target_os = "linux"))]
@@ -114,6 +127,15 @@ impl Clone for Pages {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn advice_changes_no_number() {
+        for len in [0, 1, HUGE / 4, HUGE / 4 * 3 + 5] {
+            let mut memory = vec![3.0; len];
+            prefer_huge(&mut memory);
+            assert!(memory.iter().all(|x| *x == 3.0));
+        }
+    }
 
     #[test]
     fn pages_are_aligned_zeroed_and_copied() {

@@ -17,7 +17,7 @@ use crate::gemm::MatRef;
 use crate::pages::Pages;
 use crate::recurrent::Nonlinearity;
 use crate::stages::Stages;
-use crate::stream::{Precision, Row, StreamedB, fetch_ahead};
+use crate::stream::{Precision, Row, StreamedB, read_in_turn};
 use std::ops::Range;
 
 /// Bytes of weights that are worth a task of their own, and the most tasks of a layer.
@@ -149,7 +149,9 @@ impl StepStack {
         let most = if bytes < FORK { 1 } else { TASKS };
         let tasks = |w: &StreamedB| (w.bytes() / TASK).clamp(1, most).min(w.panels());
         let tasks: Vec<usize> = streams().map(tasks).collect();
-        fetch_ahead(packed.iter_mut().map(|l| &mut l.w).chain(output.iter_mut().map(|o| &mut o.w)));
+        read_in_turn(
+            packed.iter_mut().map(|l| &mut l.w).chain(output.iter_mut().map(|o| &mut o.w)),
+        );
         StepStack {
             cell,
             precision,

@@ -16,12 +16,15 @@
 use crate::cpu::dot_int8::{dot_int8, quantise};
 use crate::cpu::lanes::{Block, LANES};
 use crate::cpu::shared::{Shared, with_scratch};
-use crate::cpu::stream_lines::add_lines;
+use crate::cpu::stream_lines::{Fetch, add_lines};
 use crate::cpu::stream_pack::{Lines, Room, pack_columns, room};
 use crate::gemm::MatRef;
 use crate::pages::Pages;
 use crate::threads::parallel_for;
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 /// How the weights of a stream are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,9 +41,6 @@ pub enum Precision {
 /// Most blocks of sixteen columns in a panel. Four chains of additions hide the time of one in
 /// AVX-512, and are the eight that AVX2 wants.
 const PANEL: usize = 4;
-/// Bytes of weights that are read again and again from which on some of their lines come from
-/// memory, at a distance that the hardware does not look ahead.
-const FAR: usize = 16 << 20;
 /// Bytes of weight that are worth a task of their own.
 const TASK: usize = 256 << 10;
 
@@ -105,8 +105,10 @@ pub struct StreamedB {
     /// Lines of a block before each matrix, and of all of them.
     depths: Vec<usize>,
     lines: Pages,
-    /// Whether lines are asked for long before they are wanted.
-    far: bool,
+    /// How lines are asked for before they are wanted.
+    ahead: Option<Arc<Ahead>>,
+    /// Whether it is the first of those that share it.
+    leads: bool,
     /// Of int8 weights, `[matrices][blocks]`: the scales of the columns.
     scales: Vec<Block>,
     /// Likewise: -128 times the sums of the columns.
@@ -144,12 +146,13 @@ impl StreamedB {
             firsts,
             depths,
             lines: Pages::new(0),
-            far: false,
+            ahead: None,
+            leads: true,
             scales: Vec::new(),
             offsets: Vec::new(),
         };
         w.lines = Pages::new(w.blocks() * w.depths[b.len()]);
-        w.far = w.bytes() > FAR;
+        w.ahead = Ahead::new(w.bytes());
         let mut room = room();
         for (part, b) in b.iter().enumerate() {
             w.pack(part, b, &mut room);
@@ -239,15 +242,20 @@ impl StreamedB {
     #[inline]
     pub(crate) fn add(&self, panel: usize, part: usize, x: Row, sums: &mut [Block]) {
         let (lines, blocks) = (&self.lines[self.lines_of(panel, part)], self.blocks_of(panel));
+        let ahead = self.ahead.as_deref();
+        if let Some(ahead) = ahead.filter(|_| self.leads && (panel, part) == (0, 0)) {
+            ahead.round();
+        }
+        let how = ahead.map_or(Fetch::None, Ahead::how);
         if self.precision != Precision::Int8 {
             let bf16 = self.precision == Precision::Bf16;
-            return add_lines(x.numbers, lines, bf16, self.far, sums);
+            return add_lines(x.numbers, lines, bf16, how, sums);
         }
         let first = part * self.blocks();
         let columns = first + blocks.start..first + blocks.end;
         let mut whole = [[0; LANES]; PANEL];
         let whole = &mut whole[..blocks.len()];
-        dot_int8(x.numbers, lines, &self.offsets[columns.clone()], self.far, whole);
+        dot_int8(x.numbers, lines, &self.offsets[columns.clone()], how, whole);
         for ((sums, whole), scales) in sums.iter_mut().zip(whole).zip(&self.scales[columns]) {
             for lane in 0..LANES {
                 sums[lane] += whole[lane] as f32 * (x.scale * scales[lane]);
@@ -256,12 +264,82 @@ impl StreamedB {
     }
 }
 
-/// Tells weights that are read one after another, again and again, that they come from memory, if
-/// together they are more than caches hold: then lines are asked for long before they are wanted.
-pub fn fetch_ahead<'a>(streams: impl IntoIterator<Item = &'a mut StreamedB>) {
-    let streams: Vec<_> = streams.into_iter().collect();
-    if streams.iter().map(|w| w.bytes()).sum::<usize>() > FAR {
-        streams.into_iter().for_each(|w| w.far = true);
+/// Tells weights that they are read one after another, again and again, the first one first: what suits
+/// one of them depends on how many bytes pass before it comes again.
+pub fn read_in_turn<'a>(streams: impl IntoIterator<Item = &'a mut StreamedB>) {
+    let mut streams: Vec<_> = streams.into_iter().collect();
+    let ahead = Ahead::new(streams.iter().map(|w| w.bytes()).sum());
+    for (at, w) in streams.iter_mut().enumerate() {
+        (w.ahead, w.leads) = (ahead.clone(), at == 0);
+    }
+}
+
+/// Bytes of weights that a second-level cache holds: nothing need be asked for.
+const NEAR: usize = 512 << 10;
+/// Rounds for which each way is tried in one go, of which the first ones do not count: they find the caches
+/// as another way left them.
+const ROUNDS: usize = 8;
+const WARM: usize = 2;
+/// How often each way is tried: its shortest time counts.
+const TRIES: usize = 2;
+
+/// How the lines of some weights are asked for, found out while they are read: each way is tried for some
+/// rounds, twice, and the fastest is kept. It has no influence on results.
+struct Ahead {
+    /// The way of this round, as its place in [`Fetch::ALL`].
+    how: AtomicUsize,
+    /// Rounds so far, until all ways were tried.
+    rounds: AtomicUsize,
+    trial: Mutex<Trial>,
+}
+
+struct Trial {
+    began: Instant,
+    shortest: [Duration; Fetch::ALL.len()],
+}
+
+impl Ahead {
+    /// Rounds of all trials.
+    const ALL: usize = TRIES * Fetch::ALL.len() * ROUNDS;
+
+    fn new(bytes: usize) -> Option<Arc<Ahead>> {
+        let worth = cfg!(target_arch = "x86_64") && bytes > NEAR;
+        worth.then(|| {
+            let trial = Trial { began: Instant::now(), shortest: [Duration::MAX; 3] };
+            let (how, rounds) = (AtomicUsize::new(0), AtomicUsize::new(0));
+            Arc::new(Ahead { how, rounds, trial: Mutex::new(trial) })
+        })
+    }
+
+    #[inline]
+    fn how(&self) -> Fetch {
+        Fetch::ALL[self.how.load(Relaxed)]
+    }
+
+    /// Called as a round begins.
+    #[inline]
+    fn round(&self) {
+        if self.rounds.load(Relaxed) <= Ahead::ALL {
+            self.try_next();
+        }
+    }
+
+    /// Takes the time of the rounds that have ended, and chooses for the one that begins.
+    #[cold]
+    fn try_next(&self) {
+        // Copies of the weights may be read at the same time: then one of them takes the time.
+        let Ok(mut trial) = self.trial.try_lock() else { return };
+        let (round, now) = (self.rounds.fetch_add(1, Relaxed), Instant::now());
+        if round % ROUNDS == WARM {
+            trial.began = now;
+        } else if round > 0 && round.is_multiple_of(ROUNDS) {
+            let took = now - trial.began;
+            let shortest = &mut trial.shortest[self.how.load(Relaxed)];
+            *shortest = took.min(*shortest);
+            let best = (0..Fetch::ALL.len()).min_by_key(|how| trial.shortest[*how]).unwrap_or(0);
+            let next = round / ROUNDS % Fetch::ALL.len();
+            self.how.store(if round == Ahead::ALL { best } else { next }, Relaxed);
+        }
     }
 }
 

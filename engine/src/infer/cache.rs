@@ -6,6 +6,7 @@
 use etude_kernels::attention::{Cache, Mask, Relative, attention_step};
 use etude_kernels::stream::Precision;
 use half::bf16;
+use half::vec::HalfBitsVecExt;
 
 use crate::error::{Error, Result};
 
@@ -36,9 +37,10 @@ impl KeyValueCache {
             let why = format!("{heads} heads of {head_dim} numbers for {capacity} tokens");
             return Err(Error::argument("key-value cache", why));
         };
+        // Of whole numbers the system has zeros; those of another type would be written, all of them.
         let rows = match precision {
             Precision::F32 => Rows::F32([vec![0.0; len], vec![0.0; len]]),
-            _ => Rows::Bf16([vec![bf16::ZERO; len], vec![bf16::ZERO; len]]),
+            _ => Rows::Bf16([(); 2].map(|()| vec![0u16; len].reinterpret_into())),
         };
         Ok(KeyValueCache { rows, cache: Cache { heads, capacity, len: 0, head_dim } })
     }

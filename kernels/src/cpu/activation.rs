@@ -126,10 +126,10 @@ fn residual_blocks<L: Lanes, F: Map, const PAST: bool>(
     let (bias, bias_tail) = bias.as_chunks::<LANES>();
     let (residual, residual_tail) = residual.as_chunks::<LANES>();
     let (y, y_tail) = y.as_chunks_mut::<LANES>();
-    let (x_threes, x) = threes::<L>(F::LONG, x);
-    let (bias_threes, bias) = threes::<L>(F::LONG, bias);
-    let (residual_threes, residual) = threes::<L>(F::LONG, residual);
-    let (y_threes, y) = threes_mut::<L>(F::LONG, y);
+    let (x_threes, x) = threes(L::ROWS_IN_TURN && F::LONG, x);
+    let (bias_threes, bias) = threes(L::ROWS_IN_TURN && F::LONG, bias);
+    let (residual_threes, residual) = threes(L::ROWS_IN_TURN && F::LONG, residual);
+    let (y_threes, y) = threes_mut(L::ROWS_IN_TURN && F::LONG, y);
     for (((x, bias), residual), y) in
         x_threes.iter().zip(bias_threes).zip(residual_threes).zip(y_threes)
     {
@@ -196,11 +196,11 @@ fn backward_blocks<L: Lanes, F: Zip, const PAST: bool>(
     let (d_y, d_y_tail) = d_y.as_chunks::<LANES>();
     let (d_x, d_x_tail) = d_x.as_chunks_mut::<LANES>();
     let (d_bias, d_bias_tail) = d_bias.as_chunks_mut::<LANES>();
-    let (x_threes, x) = threes::<L>(F::LONG, x);
-    let (bias_threes, bias) = threes::<L>(F::LONG, bias);
-    let (d_y_threes, d_y) = threes::<L>(F::LONG, d_y);
-    let (d_x_threes, d_x) = threes_mut::<L>(F::LONG, d_x);
-    let (d_bias_threes, d_bias) = threes_mut::<L>(F::LONG, d_bias);
+    let (x_threes, x) = threes(L::ROWS_IN_TURN && F::LONG, x);
+    let (bias_threes, bias) = threes(L::ROWS_IN_TURN && F::LONG, bias);
+    let (d_y_threes, d_y) = threes(L::ROWS_IN_TURN && F::LONG, d_y);
+    let (d_x_threes, d_x) = threes_mut(L::ROWS_IN_TURN && F::LONG, d_x);
+    let (d_bias_threes, d_bias) = threes_mut(L::ROWS_IN_TURN && F::LONG, d_bias);
     for ((((x, bias), d_y), d_x), d_bias) in
         x_threes.iter().zip(bias_threes).zip(d_y_threes).zip(d_x_threes).zip(d_bias_threes)
     {

@@ -5,6 +5,7 @@
 
 use super::lanes::{Body, LANES, Lanes};
 use super::math::{sigmoid, tanh};
+use super::three::Three;
 
 /// Activates the gates of some rows and advances their states.
 pub(crate) struct LstmCell<'a> {
@@ -23,7 +24,7 @@ pub(crate) struct LstmCell<'a> {
 #[inline(always)]
 fn forward<L: Lanes>(gates: [L; 4], c_prev: L) -> ([L; 4], L, L) {
     let [i, f, g, o] = gates;
-    let (i, f, g, o) = (sigmoid(i), sigmoid(f), tanh(g), sigmoid(o));
+    let (Three([i, f, o]), g) = (sigmoid(Three([i, f, o])), tanh(g));
     let c = f.mul_add(c_prev, i.mul(g));
     ([i, f, g, o], c, o.mul(tanh(c)))
 }

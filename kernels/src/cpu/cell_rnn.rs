@@ -1,7 +1,8 @@
 //! The pointwise half of an Elman step, forward and backward, for some rows of a batch.
 
-use super::lanes::{Body, LANES, Lanes};
+use super::lanes::{Body, LANES, Lanes, Numbers};
 use super::math::tanh;
+use super::three::{Three, threes_mut};
 use crate::recurrent::Nonlinearity;
 
 /// Puts sums through the nonlinearity, in place.
@@ -11,7 +12,7 @@ pub(crate) struct RnnCell<'a> {
 }
 
 #[inline(always)]
-fn forward<L: Lanes>(f: Nonlinearity, x: L) -> L {
+fn forward<L: Numbers>(f: Nonlinearity, x: L) -> L {
     match f {
         Nonlinearity::Tanh => tanh(x),
         Nonlinearity::Relu => L::zero().max(x),
@@ -23,6 +24,12 @@ impl Body for RnnCell<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self) {
         let (h, tail) = self.h.as_chunks_mut::<LANES>();
+        let (threes, h) = threes_mut(L::IN_TURN && self.f == Nonlinearity::Tanh, h);
+        for h in threes {
+            let x = Three([L::load(&h[0]), L::load(&h[1]), L::load(&h[2])]);
+            let Three(y) = forward(self.f, x);
+            y.into_iter().zip(h).for_each(|(y, h)| y.store(h));
+        }
         for h in h {
             forward(self.f, L::load(h)).store(h);
         }

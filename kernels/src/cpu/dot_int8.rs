@@ -5,6 +5,7 @@
 //! sign, so the row is shifted up by 128, and `offsets` takes out what that adds.
 
 use super::lanes::{Block, LANES};
+use super::stream_lines::Fetch;
 use crate::isa;
 #[cfg(target_arch = "x86_64")]
 use crate::isa::Isa;
@@ -60,20 +61,20 @@ fn quantise_body(x: &[f32], bytes: &mut [i8]) -> f32 {
 /// # Shapes
 /// `x` `[k]` words of four whole numbers in `[-127, 127]`; `lines` `[k][blocks]`, each sixteen such
 /// words; `offsets` `[blocks]`, -128 times the sum of each column; `sums` `[blocks]`, one to four,
-/// written. `far`: see [`fetch`](super::stream_lines::fetch).
+/// written. `how`: see [`fetch`](super::stream_lines::fetch).
 pub(crate) fn dot_int8(
     x: &[f32],
     lines: &[Block],
     offsets: &[[i32; LANES]],
-    far: bool,
+    how: Fetch,
     sums: &mut [[i32; LANES]],
 ) {
     assert_eq!((lines.len(), offsets.len()), (x.len() * sums.len(), sums.len()));
     match sums.len() {
-        1 => columns::<1>(x, lines, offsets, far, sums),
-        2 => columns::<2>(x, lines, offsets, far, sums),
-        3 => columns::<3>(x, lines, offsets, far, sums),
-        4 => columns::<4>(x, lines, offsets, far, sums),
+        1 => columns::<1>(x, lines, offsets, how, sums),
+        2 => columns::<2>(x, lines, offsets, how, sums),
+        3 => columns::<3>(x, lines, offsets, how, sums),
+        4 => columns::<4>(x, lines, offsets, how, sums),
         blocks => unreachable!("a panel has one to four blocks, not {blocks}"),
     }
 }
@@ -83,28 +84,28 @@ fn columns<const W: usize>(
     x: &[f32],
     lines: &[Block],
     offsets: &[[i32; LANES]],
-    far: bool,
+    how: Fetch,
     sums: &mut [[i32; LANES]],
 ) {
     let ((rows, _), (offsets, _)) = (lines.as_chunks::<W>(), offsets.as_chunks::<W>());
     let (sums, _) = sums.as_chunks_mut::<W>();
     let (offsets, sums) = (&offsets[0], &mut sums[0]);
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = (offsets, far);
+    let _ = (offsets, how);
     match isa::active() {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 if is_x86_feature_detected!("avx512vnni") => {
             // SAFETY: this CPU has the instructions.
-            unsafe { x86::vnni512(x, rows, offsets, far, sums) }
+            unsafe { x86::vnni512(x, rows, offsets, how, sums) }
         }
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 if is_x86_feature_detected!("avxvnni") => {
             // SAFETY: as above.
-            unsafe { x86::vnni256(x, rows, offsets, far, sums) }
+            unsafe { x86::vnni256(x, rows, offsets, how, sums) }
         }
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the tier in use is one that this CPU reported, and both have AVX2.
-        Isa::Avx512 | Isa::Avx2 => unsafe { x86::widened(x, rows, far, sums) },
+        Isa::Avx512 | Isa::Avx2 => unsafe { x86::widened(x, rows, how, sums) },
         _ => plain(x, rows, sums),
     }
 }
@@ -127,7 +128,7 @@ fn plain<const W: usize>(x: &[f32], rows: &[[Block; W]], sums: &mut [[i32; LANES
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::{Block, LANES};
-    use crate::cpu::stream_lines::fetch;
+    use crate::cpu::stream_lines::{Fetch, fetch};
     use std::arch::x86_64::*;
 
     #[target_feature(enable = "avx512f,avx512vnni")]
@@ -135,14 +136,14 @@ mod x86 {
         x: &[f32],
         rows: &[[Block; W]],
         offsets: &[[i32; LANES]; W],
-        far: bool,
+        how: Fetch,
         sums: &mut [[i32; LANES]; W],
     ) {
         let up = _mm512_set1_epi8(i8::MIN);
         // SAFETY: sixteen numbers are 64 bytes.
         let mut acc = offsets.map(|x| unsafe { _mm512_loadu_epi32(x.as_ptr()) });
         for (x, row) in x.iter().zip(rows) {
-            fetch(row, far);
+            fetch(row, how);
             let x = _mm512_xor_si512(_mm512_set1_epi32(x.to_bits() as i32), up);
             for w in 0..W {
                 // SAFETY: as above.
@@ -161,13 +162,13 @@ mod x86 {
         x: &[f32],
         rows: &[[Block; W]],
         offsets: &[[i32; LANES]; W],
-        far: bool,
+        how: Fetch,
         sums: &mut [[i32; LANES]; W],
     ) {
         let up = _mm256_set1_epi8(i8::MIN);
         let mut acc = offsets.map(|x| halves(&x));
         for (x, row) in x.iter().zip(rows) {
-            fetch(row, far);
+            fetch(row, how);
             let x = _mm256_xor_si256(_mm256_set1_epi32(x.to_bits() as i32), up);
             for w in 0..W {
                 let weights = halves(&row[w]);
@@ -184,13 +185,13 @@ mod x86 {
     pub(super) fn widened<const W: usize>(
         x: &[f32],
         rows: &[[Block; W]],
-        far: bool,
+        how: Fetch,
         sums: &mut [[i32; LANES]; W],
     ) {
         let ones = _mm256_set1_epi16(1);
         let mut acc = [[_mm256_setzero_si256(); 2]; W];
         for (x, row) in x.iter().zip(rows) {
-            fetch(row, far);
+            fetch(row, how);
             let x = _mm256_set1_epi32(x.to_bits() as i32);
             let size = _mm256_abs_epi8(x);
             for w in 0..W {

@@ -97,6 +97,8 @@ pub(crate) trait Numbers: Copy {
 pub(crate) trait Lanes: Numbers {
     /// Whether long functions run faster on [`Three`](super::three::Three) at a time.
     const IN_TURN: bool = false;
+    /// Likewise where a row is visited again, or three arrays pass at once.
+    const ROWS_IN_TURN: bool = Self::IN_TURN;
 
     fn load(x: &Block) -> Self;
     /// Loads the fewer than sixteen numbers of `x`; the other lanes are 0.

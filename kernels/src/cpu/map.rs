@@ -63,8 +63,8 @@ pub(crate) struct MapBody<'a, F> {
 fn map_blocks<L: Lanes, F: Map, const PAST: bool>(f: F, x: &[f32], y: &mut [f32]) {
     let (x, x_tail) = x.as_chunks::<LANES>();
     let (y, y_tail) = y.as_chunks_mut::<LANES>();
-    let (x_threes, x) = threes::<L>(F::LONG, x);
-    let (y_threes, y) = threes_mut::<L>(F::LONG, y);
+    let (x_threes, x) = threes(L::IN_TURN && F::LONG, x);
+    let (y_threes, y) = threes_mut(L::IN_TURN && F::LONG, y);
     for (x, y) in x_threes.iter().zip(y_threes) {
         put_three::<L, PAST>(f.apply_three(load_three(x)), y);
     }
@@ -115,9 +115,9 @@ fn zip_blocks<L: Lanes, F: Zip, const PAST: bool>(f: F, a: &[f32], b: &[f32], y:
     let (a, a_tail) = a.as_chunks::<LANES>();
     let (b, b_tail) = b.as_chunks::<LANES>();
     let (y, y_tail) = y.as_chunks_mut::<LANES>();
-    let (a_threes, a) = threes::<L>(F::LONG, a);
-    let (b_threes, b) = threes::<L>(F::LONG, b);
-    let (y_threes, y) = threes_mut::<L>(F::LONG, y);
+    let (a_threes, a) = threes(L::IN_TURN && F::LONG, a);
+    let (b_threes, b) = threes(L::IN_TURN && F::LONG, b);
+    let (y_threes, y) = threes_mut(L::IN_TURN && F::LONG, y);
     for ((a, b), y) in a_threes.iter().zip(b_threes).zip(y_threes) {
         put_three::<L, PAST>(f.apply_three(load_three(a), load_three(b)), y);
     }

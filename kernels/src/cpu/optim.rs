@@ -1,7 +1,12 @@
 //! Parameter updates: one pass over parameters, moments and gradients.
 
+use super::ahead::fetch;
 use super::lanes::{Body, LANES, Lanes};
 use crate::optim::AdamStep;
+
+/// Numbers by which lines are asked for ahead of their use: four streams, each of which ends with its
+/// piece of the work, so the hardware has to find them anew again and again.
+const AHEAD: usize = 32 * LANES;
 
 /// One Adam step for some parameters.
 pub(crate) struct AdamBody<'a> {
@@ -60,6 +65,9 @@ impl Body for AdamBody<'_> {
         let (v, v_tail) = self.v.as_chunks_mut::<LANES>();
         let (grad, grad_tail) = self.grad.as_chunks::<LANES>();
         for (((p, m), v), g) in param.iter_mut().zip(m).zip(v).zip(grad) {
+            for line in [p.as_ptr(), m.as_ptr(), v.as_ptr(), g.as_ptr()] {
+                fetch(line.wrapping_add(AHEAD));
+            }
             let (p_new, m_new, v_new) = adam(k, L::load(p), L::load(m), L::load(v), L::load(g));
             p_new.store(p);
             m_new.store(m);

@@ -41,8 +41,8 @@ fn exp_row<L: Lanes>(x: &[f32], y: &mut [f32], max: f32) -> f32 {
     let max = L::splat(max);
     // One chain of adds: each of its links is much shorter than an exponential.
     let mut sum = L::zero();
-    let (x_threes, x) = threes::<L>(true, x);
-    let (y_threes, y) = threes_mut::<L>(true, y);
+    let (x_threes, x) = threes(L::ROWS_IN_TURN, x);
+    let (y_threes, y) = threes_mut(L::ROWS_IN_TURN, y);
     for (x, y) in x_threes.iter().zip(y_threes) {
         let e = exp(load_three::<L>(x).sub(Three([max; 3])));
         put_three::<L, false>(e, y);
@@ -66,7 +66,7 @@ fn exp_sum<L: Lanes>(x: &[f32], max: f32) -> f32 {
     let (x, tail) = x.as_chunks::<LANES>();
     let max = L::splat(max);
     let mut sum = L::zero();
-    let (x_threes, x) = threes::<L>(true, x);
+    let (x_threes, x) = threes(L::ROWS_IN_TURN, x);
     for x in x_threes {
         let e = exp(load_three::<L>(x).sub(Three([max; 3])));
         sum = sum.add(e.0[0]).add(e.0[1]).add(e.0[2]);

@@ -8,13 +8,13 @@ use crate::isa::{self, Isa};
 /// # Shapes
 /// `x` `[k]`; `lines` `[k][blocks]`, or `[k / 2][blocks]` where words hold two bf16, of row `2 l` in
 /// the low half; `sums` `[blocks]`, one to four.
-pub(crate) fn add_lines(x: &[f32], lines: &[Block], bf16: bool, far: bool, sums: &mut [Block]) {
+pub(crate) fn add_lines(x: &[f32], lines: &[Block], bf16: bool, how: Fetch, sums: &mut [Block]) {
     let words = if bf16 { x.len().div_ceil(2) } else { x.len() };
     assert_eq!(lines.len(), words * sums.len());
     match (isa::active(), bf16) {
         (Isa::Scalar, _) => plain(x, lines, bf16, sums),
-        (_, false) => dispatch(AddLines::<false> { x, lines, far, sums }),
-        (_, true) => dispatch(AddLines::<true> { x, lines, far, sums }),
+        (_, false) => dispatch(AddLines::<false> { x, lines, how, sums }),
+        (_, true) => dispatch(AddLines::<true> { x, lines, how, sums }),
     }
 }
 
@@ -42,7 +42,7 @@ fn plain(x: &[f32], lines: &[Block], bf16: bool, sums: &mut [Block]) {
 struct AddLines<'a, const BF16: bool> {
     x: &'a [f32],
     lines: &'a [Block],
-    far: bool,
+    how: Fetch,
     sums: &'a mut [Block],
 }
 
@@ -51,24 +51,34 @@ impl<const BF16: bool> Body for AddLines<'_, BF16> {
     #[inline(always)]
     fn run<L: Lanes>(self) {
         match self.sums.len() {
-            1 => self.columns::<L, 1>(),
-            2 => self.columns::<L, 2>(),
-            3 => self.columns::<L, 3>(),
-            4 => self.columns::<L, 4>(),
+            1 => self.width::<L, 1>(),
+            2 => self.width::<L, 2>(),
+            3 => self.width::<L, 3>(),
+            4 => self.width::<L, 4>(),
             blocks => unreachable!("a panel has one to four blocks, not {blocks}"),
         }
     }
 }
 
 impl<const BF16: bool> AddLines<'_, BF16> {
+    /// A loop for each way, so that none asks in every row which one it is.
     #[inline(always)]
-    fn columns<L: Lanes, const W: usize>(self) {
+    fn width<L: Lanes, const W: usize>(self) {
+        match self.how {
+            Fetch::None => self.columns::<L, W>(Fetch::None),
+            Fetch::Some => self.columns::<L, W>(Fetch::Some),
+            Fetch::All => self.columns::<L, W>(Fetch::All),
+        }
+    }
+
+    #[inline(always)]
+    fn columns<L: Lanes, const W: usize>(self, how: Fetch) {
         let mut sums: [L; W] = std::array::from_fn(|w| L::load(&self.sums[w]));
         let (rows, _) = self.lines.as_chunks::<W>();
         if BF16 {
             let (pairs, last) = self.x.as_chunks::<2>();
             for ([x, next], row) in pairs.iter().zip(rows) {
-                fetch(row, self.far);
+                fetch(row, how);
                 let (x, next) = (L::splat(*x), L::splat(*next));
                 for w in 0..W {
                     let words = L::load(&row[w]).bits();
@@ -83,7 +93,7 @@ impl<const BF16: bool> AddLines<'_, BF16> {
             }
         } else {
             for (x, row) in self.x.iter().zip(rows) {
-                fetch(row, self.far);
+                fetch(row, how);
                 let x = L::splat(*x);
                 for w in 0..W {
                     sums[w] = x.mul_add(L::load(&row[w]), sums[w]);
@@ -108,22 +118,47 @@ fn high<L: Lanes>(words: L::Ints) -> L {
     L::from_bits(L::and(words, L::ints(0xffff_0000_u32 as i32)))
 }
 
-/// Lines by which a line is asked for ahead of its use, if it is `far`: 16 KiB.
-const AHEAD: usize = 256;
+/// How lines are asked for before they are wanted. It changes no bit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fetch {
+    /// Not at all: the hardware does it.
+    None,
+    /// One of the lines 16 KiB behind a row, into the second-level cache; the hardware follows it.
+    Some,
+    /// Every line 4 KiB before its use, into the first-level cache.
+    All,
+}
 
-/// Asks for one of the lines some way behind a row, if they are `far`: the hardware, which fetches
-/// what follows a line, does the rest.
+impl Fetch {
+    /// All ways.
+    pub(crate) const ALL: [Fetch; 3] = [Fetch::None, Fetch::Some, Fetch::All];
+    /// Lines ahead.
+    const FAR: usize = 256;
+    const NEAR: usize = 64;
+}
+
+/// Asks for what comes some way behind a row.
 ///
-/// Of weights of 22 MB, a seventh more a second; of weights that the third-level cache holds, a
-/// thirtieth less (bench `rnn_generate`). A fetch of every line costs a fifth in both.
+/// What pays differs: of weights in the third-level cache Zen 5 reads a quarter more a second with
+/// [`Fetch::All`], Zen 4 a fifth less; of weights in memory it is the other way round, or
+/// [`Fetch::Some`] is best. So `Ahead` in [`crate::stream`] tries them.
 #[inline(always)]
-pub(crate) fn fetch<const W: usize>(row: &[Block; W], far: bool) {
+pub(crate) fn fetch<const W: usize>(row: &[Block; W], how: Fetch) {
     #[cfg(target_arch = "x86_64")]
-    if far {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
+        let line = |ahead: usize| row.as_ptr().wrapping_add(ahead).cast();
         // SAFETY: a fetch changes nothing and never faults, wherever it points.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(row.as_ptr().wrapping_add(AHEAD).cast()) };
+        unsafe {
+            match how {
+                Fetch::None => {}
+                Fetch::Some => _mm_prefetch::<_MM_HINT_T1>(line(Fetch::FAR)),
+                Fetch::All => {
+                    (0..W).for_each(|w| _mm_prefetch::<_MM_HINT_T0>(line(Fetch::NEAR + w)));
+                }
+            }
+        }
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = (row, far, AHEAD);
+    let _ = (row, how, Fetch::FAR, Fetch::NEAR);
 }

@@ -10,19 +10,17 @@ use super::lanes::{Block, Lanes, Numbers};
 #[derive(Clone, Copy)]
 pub(crate) struct Three<L>(pub [L; 3]);
 
-/// Splits blocks into threes, where a function is long and the tier runs it in turn, and the others.
+/// Splits blocks into threes, where they are wanted ([`Lanes::IN_TURN`] for a long function), and the
+/// others.
 #[inline(always)]
-pub(crate) fn threes<L: Lanes>(long: bool, x: &[Block]) -> (&[[Block; 3]], &[Block]) {
-    if L::IN_TURN && long { x.as_chunks() } else { (&[], x) }
+pub(crate) fn threes(wanted: bool, x: &[Block]) -> (&[[Block; 3]], &[Block]) {
+    if wanted { x.as_chunks() } else { (&[], x) }
 }
 
 /// [`threes`] that are written.
 #[inline(always)]
-pub(crate) fn threes_mut<L: Lanes>(
-    long: bool,
-    x: &mut [Block],
-) -> (&mut [[Block; 3]], &mut [Block]) {
-    if L::IN_TURN && long { x.as_chunks_mut() } else { (&mut [], x) }
+pub(crate) fn threes_mut(wanted: bool, x: &mut [Block]) -> (&mut [[Block; 3]], &mut [Block]) {
+    if wanted { x.as_chunks_mut() } else { (&mut [], x) }
 }
 
 /// Defines methods that do the same to each of the three.

@@ -2,6 +2,7 @@
 
 use super::blocks::FEW_ROWS;
 use super::finish::Finish;
+use super::one;
 use super::pack::{self, Source};
 use super::tile::{Fresh, Kernels, Tile, even, kernels, slivers};
 #[cfg(target_arch = "x86_64")]
@@ -12,10 +13,6 @@ use std::cell::RefCell;
 
 /// Slivers of a strip that is not packed: what follows its sums finds them in the cache.
 const ONCE: usize = 32;
-/// Likewise, where one row passes along the rows of `B` (8 KiB of sums).
-const ONCE_ALONG: usize = 128;
-/// From this many columns on it does so.
-const ALONG_COLS: usize = 128;
 /// Longest sum of few rows, which nothing is packed for, times their number (16 KiB of `A`).
 const KC_FEW: usize = 4096;
 /// Several tasks for each thread, so that a late one does not hold up all.
@@ -50,6 +47,11 @@ pub(super) fn product(a: MatRef, b: Right, finish: Finish, c: &mut MatMut, accum
     let (m, n, k) = (c.rows, c.cols, a.cols);
     if m == 0 || n == 0 {
         return;
+    }
+    if let Right::Plain(b) = b
+        && one::fits(m, &b)
+    {
+        return one::product(a, b, finish, c, accumulate);
     }
     if threads() == 1 {
         // Cuts cost a packing of `A` each and a strip that is not fetched ahead.
@@ -195,9 +197,6 @@ impl Window<'_> {
         let in_place = direct.is_some_and(|direct| !direct.packs && m <= direct.rows);
         let plain_a = m == 1 || a.col_stride == 1 && n < blocks.pack_a_cols;
         let (fresh, pack_a) = match b {
-            Right::Plain(b) if b.col_stride == 1 && m == 1 && n >= ALONG_COLS && in_place => {
-                (true, a.col_stride != 1)
-            }
             Right::Plain(b) if b.col_stride == 1 => {
                 // A single tile of rows reads contiguous rows of B in place.
                 (code.copied.is_some() && !plain_a && m > code.rows, !plain_a)
@@ -307,11 +306,7 @@ impl Window<'_> {
         let (height, taller) = (rows.height / rows.tiles, rows.height % rows.tiles);
         let most = step.code.slivers[rows.height.div_ceil(rows.tiles) - 1];
         let once = step.fresh.is_some() && step.b.0.is_null();
-        let most = match step.fresh {
-            Some((_, _, 1)) if once => ONCE_ALONG,
-            _ if once => ONCE,
-            _ => most,
-        };
+        let most = if once { ONCE } else { most };
         let strips = slivers(n1 - n0).div_ceil(most);
         for strip in 0..strips {
             let first = even(slivers(n1 - n0), strips, strip);

@@ -61,7 +61,7 @@ pub(super) struct Direct {
     /// Most rows of a tile.
     pub rows: usize,
     /// Whether it packs `B` at [`Tile::b`] if that is not null, for the tiles below. If not, it computes
-    /// products of so many rows alone, and takes one row and contiguous rows of `B` as well.
+    /// products of so many rows alone.
     pub packs: bool,
     /// Computes a tile of so many packed rows and contiguous columns of `B`.
     pub tile: unsafe fn(usize, &Tile, &Fresh),

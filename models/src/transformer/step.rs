@@ -6,7 +6,7 @@ use super::{Block, Positions, Transformer, TransformerConfig};
 use crate::layers::{Linear, NORM_EPS, Norm, add, add_rows};
 use crate::{Generator, Result};
 use etude_engine::{KeyValueCache, LinearStep, NO_ID, Precision};
-use etude_engine::{activation_row, fetch_ahead, layer_norm_row};
+use etude_engine::{activation_row, layer_norm_row, read_in_turn};
 
 /// A norm and the row that it makes.
 struct NormStep {
@@ -99,7 +99,7 @@ impl Transformer {
         let blocks = self.blocks.iter().map(|b| BlockStep::new(b, &config, precision));
         let mut blocks = blocks.collect::<Result<Vec<_>>>()?;
         let mut out = LinearStep::new(&self.w_out()?, None, 1, precision)?;
-        fetch_ahead(blocks.iter_mut().flat_map(BlockStep::linears).chain([&mut out]));
+        read_in_turn(blocks.iter_mut().flat_map(BlockStep::linears).chain([&mut out]));
         let mut embedding = self.embedding.value.to_vec();
         embedding.iter_mut().for_each(|x| *x *= self.input_scale());
         Ok(TransformerGenerator {
