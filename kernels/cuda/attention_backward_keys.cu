@@ -234,11 +234,7 @@ __device__ __forceinline__ void attention_backward_keys_tiles(const Attention &a
 
 ATTENTION_KEYS(attention_backward_keys_d32, 32, 64, 64, 4, 2, COLUMNS)
 ATTENTION_KEYS(attention_backward_keys_d64, 64, 64, 64, 4, 2, COLUMNS)
-ATTENTION_KEYS(attention_backward_keys_d64_32x64, 64, 32, 32, 4, 3, 0)
-ATTENTION_KEYS(attention_backward_keys_d64_64x128, 64, 64, 64, 8, 1, 0)
 ATTENTION_KEYS(attention_backward_keys_d128, 128, 64, 32, 4, 2, COLUMNS)
-ATTENTION_KEYS(attention_backward_keys_d128_32x64, 128, 32, 32, 4, 2, 0)
-ATTENTION_KEYS(attention_backward_keys_d128_64x128, 128, 64, 32, 8, 1, 0)
 ATTENTION_KEYS(attention_backward_keys_relative_d32, 32, 64, 64, 4, 2, RELATIVE)
 ATTENTION_KEYS(attention_backward_keys_relative_d64, 64, 64, 64, 4, 2, RELATIVE)
 ATTENTION_KEYS(attention_backward_keys_relative_d128, 128, 64, 32, 4, 1, RELATIVE)
