@@ -118,7 +118,7 @@ __device__ __forceinline__ void sequence_backward(
           await_counters(counters + (group * passes + pass) * slices, slices,
                          (steps - 1 - step) * SEQ_WARPS, patience);
         product.run(deltas + later * step_deltas + (i64)base * G * pitch, (i64)G * pitch,
-                    batch - base, sums_at, stages, flags & PROBE, patience);
+                    batch - base, sums_at, stages, patience);
       }
       bool last = pass + 1 == full_passes;
       load_inputs(step - last, last ? 0 : pass + 1);

@@ -105,8 +105,7 @@ __device__ __forceinline__ void sequence_forward(
         await_counters(counters + (group * passes + pass) * slices, slices, step * SEQ_WARPS,
                        patience);
       float *sums_at = partial + buffer * Partial<M>::FLOATS;
-      product.run(before + (i64)base * pitch, pitch, batch - base, sums_at, stages, flags & PROBE,
-                  patience);
+      product.run(before + (i64)base * pitch, pitch, batch - base, sums_at, stages, patience);
       bool last = pass + 1 == full_passes;
       load_input(step + last, last ? 0 : pass + 1);
       if (pass == 0) ask_for(step + AHEAD);

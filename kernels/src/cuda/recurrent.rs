@@ -34,7 +34,6 @@ const BACKWARDS_IN_TIME: i32 = 1;
 const BY_COUNTER: i32 = 2;
 const WITHOUT_GATES: i32 = 4;
 const RECTIFIER: i32 = 8;
-const PROBE: i32 = 16;
 
 /// In which numbers states and gradients are multiplied by `w_hh`; sums and cells are f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

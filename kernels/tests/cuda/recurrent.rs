@@ -288,8 +288,6 @@ impl Case {
         let Sizes { batch, hidden, .. } = self.q.sizes;
         let (gates, root) = (self.q.cell.gates(), (hidden as f64).sqrt());
         let sum = (hidden as f64 + 2.0) * U * (1.0 + root);
-        let s = Sizes { steps: 1, batch: 1, hidden };
-        let no_weights = vec![0.0; gates * hidden * hidden];
         let mut share = 0.0;
         let mut before: Option<usize> = None;
         for t in self.order() {
@@ -314,8 +312,12 @@ impl Case {
                 }
                 match self.q.cell {
                     Cell::Lstm => {
-                        let (want, want_h, want_c) =
-                            reference::lstm_forward(&x, &no_weights, &h_prev, &c_prev, s);
+                        let [want, want_h, want_c] =
+                            cells([&x, &h_prev, &c_prev], hidden, |[x, h, c]| {
+                                let (gates, h, c) =
+                                    reference::lstm_forward(x, &NO_WEIGHTS, h, c, ONE);
+                                [gates, h, c]
+                            });
                         share = f64::max(share, worst("gates", &want, &g, |_| sum + 14.0 * U));
                         // c = f c' + i g: f's error times c', those of i and g, three roundings.
                         let c = (sum / 4.0 + 6.0 * U) * (1.0 + largest(&c_prev))
@@ -329,8 +331,12 @@ impl Case {
                     Cell::Gru => {
                         let mut rec = rec;
                         rec.iter_mut().zip(&self.b_hh).for_each(|(r, b)| *r += f64::from(*b));
-                        let (want, want_h, want_n) =
-                            reference::gru_forward(&x, &no_weights, &rec, &h_prev, s);
+                        let [want, want_h, want_n] =
+                            cells([&x, &rec, &h_prev], hidden, |[x, rec, h]| {
+                                let (gates, h, n) =
+                                    reference::gru_forward(x, &NO_WEIGHTS, rec, h, ONE);
+                                [gates, h, n]
+                            });
                         share = f64::max(share, worst("h_n", &want_n, &kept, |_| sum));
                         let gate = (sum + (2.0 + root) * U) / 4.0 + 6.0 * U;
                         // n: the sum, r times its size, two roundings of at most 2 + root, tanh.
@@ -340,7 +346,9 @@ impl Case {
                         share = f64::max(share, worst("h", &want_h, &h, |_| bound));
                     }
                     Cell::Rnn(f) => {
-                        let want = reference::rnn_forward(&x, &no_weights, &h_prev, f, s);
+                        let [want] = cells([&x, &h_prev], hidden, |[x, h]| {
+                            [reference::rnn_forward(x, &NO_WEIGHTS, h, f, ONE)]
+                        });
                         // A rectifier's states grow: its sums are as large as what they are made of.
                         let grown = sum * largest(&h_prev);
                         share = f64::max(share, worst("h", &want, &h, |_| grown + 14.0 * U));
@@ -356,8 +364,6 @@ impl Case {
         let Sizes { batch, hidden, steps } = self.q.sizes;
         let (gates, root) = (self.q.cell.gates(), (hidden as f64).sqrt());
         let width = gates * hidden;
-        let s = Sizes { steps: 1, batch: 1, hidden };
-        let no_weights = vec![0.0; gates * hidden * hidden];
         let largest = |x: &[f32]| x.iter().fold(1.0f64, |m, x| m.max(f64::from(x.abs())));
         let sent = if self.q.cell == Cell::Gru { &got.d_rec } else { &got.d_gates };
         // What comes through the weights: a sum of `width` products of at most max |d_gates| / root.
@@ -398,14 +404,22 @@ impl Case {
                     Cell::Lstm => {
                         let d_c = add(of(&self.d_c, row, hidden), &d_c_next);
                         let c = wide(&of(&got.kept, row, hidden));
-                        let (want, _, d_c0) = reference::lstm_backward(
-                            &g,
-                            &no_weights,
-                            &past(&got.kept, &self.c0),
-                            &c,
-                            &d_h,
-                            &d_c,
-                            s,
+                        let before = past(&got.kept, &self.c0);
+                        let [want, d_c0] = cells(
+                            [&g, &before, &c, &d_h, &d_c],
+                            hidden,
+                            |[g, before, c, d_h, d_c]| {
+                                let (d_gates, _, d_c0) = reference::lstm_backward(
+                                    g,
+                                    &NO_WEIGHTS,
+                                    before,
+                                    c,
+                                    d_h,
+                                    d_c,
+                                    ONE,
+                                );
+                                [d_gates, d_c0]
+                            },
                         );
                         share = f64::max(share, worst("d_gates", &want, &d_got, |_| bound));
                         d_c_next = d_c0;
@@ -414,15 +428,31 @@ impl Case {
                         let h_n = wide(&of(&got.kept, row, hidden));
                         let h = wide(&of(&got.h, row, hidden));
                         let before = past(&got.h, &self.h0);
-                        let (want, want_rec, d_h0) =
-                            reference::gru_backward(&g, &no_weights, &before, &h, &h_n, &d_h, s);
+                        let [want, want_rec, d_h0] = cells(
+                            [&g, &before, &h, &h_n, &d_h],
+                            hidden,
+                            |[g, before, h, h_n, d_h]| {
+                                let (d_gates, d_rec, d_h0) = reference::gru_backward(
+                                    g,
+                                    &NO_WEIGHTS,
+                                    before,
+                                    h,
+                                    h_n,
+                                    d_h,
+                                    ONE,
+                                );
+                                [d_gates, d_rec, d_h0]
+                            },
+                        );
                         share = f64::max(share, worst("d_gates", &want, &d_got, |_| bound));
                         let rec = of(&got.d_rec, row, width);
                         share = f64::max(share, worst("d_rec", &want_rec, &rec, |_| bound));
                         carried = d_h0;
                     }
                     Cell::Rnn(f) => {
-                        let (want, _) = reference::rnn_backward(&g, &d_h, &no_weights, f, s);
+                        let [want] = cells([&g, &d_h], hidden, |[g, d_h]| {
+                            [reference::rnn_backward(g, d_h, &NO_WEIGHTS, f, ONE).0]
+                        });
                         share = f64::max(share, worst("d_h", &want, &d_got, |_| bound));
                     }
                 }
@@ -445,10 +475,46 @@ fn bytemuck_bytes(x: &[f32]) -> &[u8] {
     bytemuck::cast_slice(x)
 }
 
-/// `W x` for row-major `w` `[rows, x.len()]`.
+/// A step of one cell whose recurrent sum is already in its input: no more of the reference is wanted.
+const ONE: Sizes = Sizes { steps: 1, batch: 1, hidden: 1 };
+const NO_WEIGHTS: [f64; 4] = [0.0; 4];
+
+/// One row: `cell` of each hidden unit, whose numbers lie `hidden` apart, as do those that come back.
+fn cells<const IN: usize, const OUT: usize>(
+    inputs: [&[f64]; IN],
+    hidden: usize,
+    cell: impl Fn([&[f64]; IN]) -> [Vec<f64>; OUT],
+) -> [Vec<f64>; OUT] {
+    let mut row: [Vec<f64>; OUT] = std::array::from_fn(|_| Vec::new());
+    for unit in 0..hidden {
+        let of_unit =
+            inputs.map(|x| x.iter().skip(unit).step_by(hidden).copied().collect::<Vec<_>>());
+        for (row, of_unit) in row.iter_mut().zip(cell(of_unit.each_ref().map(|x| &x[..]))) {
+            row.resize(of_unit.len() * hidden, f64::NAN);
+            for (gate, x) in of_unit.into_iter().enumerate() {
+                row[gate * hidden + unit] = x;
+            }
+        }
+    }
+    row
+}
+
+/// `W x` for row-major `w` `[rows, x.len()]`: eight sums at a time.
 fn product(w: &[f32], x: &[f32]) -> Vec<f64> {
+    let x = &wide(x)[..];
+    let (eights, rest) = x.as_chunks::<8>();
     w.chunks_exact(x.len())
-        .map(|row| row.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum())
+        .map(|row| {
+            let (row_eights, row_rest) = row.as_chunks::<8>();
+            let mut sums = [0.0f64; 8];
+            for (w, x) in row_eights.iter().zip(eights) {
+                for ((sum, w), x) in sums.iter_mut().zip(w).zip(x) {
+                    *sum += f64::from(*w) * x;
+                }
+            }
+            let of_rest: f64 = row_rest.iter().zip(rest).map(|(w, x)| f64::from(*w) * x).sum();
+            sums.iter().sum::<f64>() + of_rest
+        })
         .collect()
 }
 
