@@ -153,7 +153,18 @@ fn info_tells_the_machine() {
     for key in ["version", "os", "arch", "cpu", "threads", "isa", "isa_available", "fma_gflops"] {
         assert!(!told[key].is_null(), "{key}: {told}");
     }
-    assert!(stdout(&etude(["info"])).contains("GFLOP/s"));
+    let gpu = told.get("gpu").expect("a list, or null where there is none");
+    assert!(gpu.is_array() || gpu.is_null(), "{gpu}");
+    let text = stdout(&etude(["info"]));
+    assert!(text.contains("GFLOP/s") && text.contains("\ngpu "), "{text}");
+}
+
+#[test]
+fn a_device_that_is_not_there_is_refused() {
+    for (device, part) in [("cuda:4000000", "no GPU"), ("cuda:x", "unknown device"), ("", "device")]
+    {
+        refused(&command(["bench", "--device", device]).output().unwrap(), 2, part);
+    }
 }
 
 #[test]

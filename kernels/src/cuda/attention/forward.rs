@@ -8,7 +8,7 @@ use crate::cuda::{Error, Gpu};
 
 /// Computes `o = softmax(scale * (q k^T + r)) v` and the log of each row's sum.
 ///
-/// `variant` names the tiles, such as `d128_128x64x8`.
+/// `variant` names the tiles, such as `d128_128x48`.
 ///
 /// # Shapes
 /// `q`, `o` `[batch, heads, queries, head_dim]`; `k`, `v` `[batch, heads, keys, head_dim]`; `lse`
