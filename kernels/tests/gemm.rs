@@ -265,42 +265,6 @@ fn a_row_has_the_same_bits_in_any_batch() {
     });
 }
 
-/// Edges of vectors, of groups of four columns and of tasks, an `A` of every stride, a part of a wider
-/// matrix: bits that are the same on every tier of vectors and for any number of threads.
-#[test]
-fn one_row_times_columns_agrees_with_the_triple_loop_and_with_itself() {
-    for (k, n) in [(64, 1), (65, 3), (79, 4), (80, 5), (100, 70), (511, 131), (2048, 257)] {
-        let (a, b) = (uniform(k as u64, 3 * k), uniform(n as u64, (k + 5) * n));
-        let (bias, start) = (uniform(3, n), uniform(4, n));
-        let b = MatRef::strided(&b, k, n, 1, k + 5);
-        let contiguous: Vec<f32> = a.chunks(3).map(|a| a[0]).collect();
-        let mut first: Option<Vec<f32>> = None;
-        on_every_tier(|tier| {
-            for (threads, accumulate) in [(1, false), (2, false), (3, true), (1, true)] {
-                let what = format!("{} 1x{k}x{n} {threads} {accumulate}", tier.name());
-                let a_row = MatRef::new(&contiguous, 1, k);
-                let strided = MatRef::strided(&a, 1, k, 3 * k, 3);
-                let [x, y] = [a_row, strided].map(|a| {
-                    let mut c = if accumulate { start.clone() } else { vec![f32::NAN; n] };
-                    let epilogue =
-                        Epilogue { accumulate, bias: Some(&bias), ..Epilogue::default() };
-                    let mut to = MatMut::new(&mut c, 1, n);
-                    Pool::new(threads)
-                        .unwrap()
-                        .run(|| gemm_fused_forward(a, Operand::Plain(b), epilogue, &mut to));
-                    c
-                });
-                assert_eq!(x, y, "{what}: strides of A");
-                let want = expected(a_row, b, Some(&bias), &start, accumulate);
-                assert_close(&x, &want, k, &what);
-                if tier != Isa::Scalar && !accumulate {
-                    assert_eq!(first.get_or_insert_with(|| x.clone()), &x, "{what}: bits");
-                }
-            }
-        });
-    }
-}
-
 #[test]
 fn few_rows_have_the_bits_of_the_packed_product_at_every_edge() {
     // Around blocks of 4 and 8 rows, lines of 16, groups of 8 columns and of four groups; the last one
