@@ -162,6 +162,8 @@ def build(tools, scratch, family, options):
         text = re.sub(r"^\.version .*$", f".version {version}", raw.read_text(), flags=re.M)
         # Tells a later optimiser which bytes of a load matter; older assemblers do not know it.
         text = re.sub(r"^\s*\.pragma \"used_bytes_mask \w+\";\n", "", text, flags=re.M)
+        # Names of internal variables hold a hash of where the source lies.
+        text = re.sub(r"_ZN\d+_INTERNAL_[0-9a-f]+_", "_ZN36_INTERNAL_00000000_", text)
         ptx = scratch / f"{family}.sm{arch}.ptx"
         ptx.write_text(text)
         texts[ptx.name] = text
