@@ -71,41 +71,57 @@ pub(crate) fn dot_int8(
 ) {
     assert_eq!((lines.len(), offsets.len()), (x.len() * sums.len(), sums.len()));
     match sums.len() {
-        1 => columns::<1>(x, lines, offsets, how, sums),
-        2 => columns::<2>(x, lines, offsets, how, sums),
-        3 => columns::<3>(x, lines, offsets, how, sums),
-        4 => columns::<4>(x, lines, offsets, how, sums),
+        1 => width::<1>(x, lines, offsets, how, sums),
+        2 => width::<2>(x, lines, offsets, how, sums),
+        3 => width::<3>(x, lines, offsets, how, sums),
+        4 => width::<4>(x, lines, offsets, how, sums),
         blocks => unreachable!("a panel has one to four blocks, not {blocks}"),
     }
 }
 
+/// A loop for each way, so that none asks in every row which one it is.
 #[inline]
-fn columns<const W: usize>(
+fn width<const W: usize>(
     x: &[f32],
     lines: &[Block],
     offsets: &[[i32; LANES]],
     how: Fetch,
     sums: &mut [[i32; LANES]],
 ) {
+    match how {
+        Fetch::None => columns::<W, 0>(x, lines, offsets, sums),
+        Fetch::Some => columns::<W, 1>(x, lines, offsets, sums),
+        Fetch::All => columns::<W, 2>(x, lines, offsets, sums),
+    }
+}
+
+/// `HOW` is a place in [`Fetch::ALL`].
+#[inline]
+fn columns<const W: usize, const HOW: usize>(
+    x: &[f32],
+    lines: &[Block],
+    offsets: &[[i32; LANES]],
+    sums: &mut [[i32; LANES]],
+) {
     let ((rows, _), (offsets, _)) = (lines.as_chunks::<W>(), offsets.as_chunks::<W>());
     let (sums, _) = sums.as_chunks_mut::<W>();
     let (offsets, sums) = (&offsets[0], &mut sums[0]);
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = (offsets, how);
+    let _ = offsets;
     match isa::active() {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 if is_x86_feature_detected!("avx512vnni") => {
             // SAFETY: this CPU has the instructions.
-            unsafe { x86::vnni512(x, rows, offsets, how, sums) }
+            unsafe { x86::vnni512::<W, HOW>(x, rows, offsets, sums) }
         }
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 if is_x86_feature_detected!("avxvnni") => {
             // SAFETY: as above.
-            unsafe { x86::vnni256(x, rows, offsets, how, sums) }
+            unsafe { x86::vnni256::<W, HOW>(x, rows, offsets, sums) }
         }
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the tier in use is one that this CPU reported, and both have AVX2.
-        Isa::Avx512 | Isa::Avx2 => unsafe { x86::widened(x, rows, how, sums) },
+        Isa::Avx512 | Isa::Avx2 => unsafe { x86::widened::<W, HOW>(x, rows, sums) },
         _ => plain(x, rows, sums),
     }
 }
@@ -132,18 +148,17 @@ mod x86 {
     use std::arch::x86_64::*;
 
     #[target_feature(enable = "avx512f,avx512vnni")]
-    pub(super) fn vnni512<const W: usize>(
+    pub(super) fn vnni512<const W: usize, const HOW: usize>(
         x: &[f32],
         rows: &[[Block; W]],
         offsets: &[[i32; LANES]; W],
-        how: Fetch,
         sums: &mut [[i32; LANES]; W],
     ) {
         let up = _mm512_set1_epi8(i8::MIN);
         // SAFETY: sixteen numbers are 64 bytes.
         let mut acc = offsets.map(|x| unsafe { _mm512_loadu_epi32(x.as_ptr()) });
         for (x, row) in x.iter().zip(rows) {
-            fetch(row, how);
+            fetch(row, Fetch::ALL[HOW]);
             let x = _mm512_xor_si512(_mm512_set1_epi32(x.to_bits() as i32), up);
             for w in 0..W {
                 // SAFETY: as above.
@@ -158,17 +173,16 @@ mod x86 {
     }
 
     #[target_feature(enable = "avx2,avxvnni")]
-    pub(super) fn vnni256<const W: usize>(
+    pub(super) fn vnni256<const W: usize, const HOW: usize>(
         x: &[f32],
         rows: &[[Block; W]],
         offsets: &[[i32; LANES]; W],
-        how: Fetch,
         sums: &mut [[i32; LANES]; W],
     ) {
         let up = _mm256_set1_epi8(i8::MIN);
         let mut acc = offsets.map(|x| halves(&x));
         for (x, row) in x.iter().zip(rows) {
-            fetch(row, how);
+            fetch(row, Fetch::ALL[HOW]);
             let x = _mm256_xor_si256(_mm256_set1_epi32(x.to_bits() as i32), up);
             for w in 0..W {
                 let weights = halves(&row[w]);
@@ -182,16 +196,15 @@ mod x86 {
     /// Without instructions for it: products of a number without and one with sign, in pairs, which
     /// fit into 16 bits because neither is beyond 127.
     #[target_feature(enable = "avx2")]
-    pub(super) fn widened<const W: usize>(
+    pub(super) fn widened<const W: usize, const HOW: usize>(
         x: &[f32],
         rows: &[[Block; W]],
-        how: Fetch,
         sums: &mut [[i32; LANES]; W],
     ) {
         let ones = _mm256_set1_epi16(1);
         let mut acc = [[_mm256_setzero_si256(); 2]; W];
         for (x, row) in x.iter().zip(rows) {
-            fetch(row, how);
+            fetch(row, Fetch::ALL[HOW]);
             let x = _mm256_set1_epi32(x.to_bits() as i32);
             let size = _mm256_abs_epi8(x);
             for w in 0..W {

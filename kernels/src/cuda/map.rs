@@ -125,6 +125,20 @@ pub fn unary(
         // SAFETY: the kernel takes op, x, y, n and touches `n` numbers of both.
         return unsafe { gpu.launch(&kernel, &over(gpu, n, 1, per_sm), &args) };
     }
+    by_code(gpu, float, (code, p, q), x, y, n, per_sm)
+}
+
+/// Computes `y` by the function of a code and its two numbers.
+fn by_code(
+    gpu: &dyn Gpu,
+    float: Float,
+    (code, p, q): (i32, f32, f32),
+    x: u64,
+    y: u64,
+    n: usize,
+    per_sm: u32,
+) -> Result<(), Error> {
+    let bytes = n * float.bytes();
     let args = Args::new().i32(code).f32(p).f32(q).span(x, bytes).span(y, bytes).i64(n as i64);
     let kernel = format!("unary_forward_{}", float.name());
     // SAFETY: the kernel takes op, p, q, x, y, n and touches `n` numbers of both.
@@ -150,12 +164,7 @@ pub fn activation_forward(
         return Ok(());
     }
     let (code, p) = activation_code(f);
-    let bytes = n * float.bytes();
-    let args = Args::new().i32(code).f32(p).f32(0.0).span(x, bytes).span(y, bytes).i64(n as i64);
-    let kernel = format!("unary_forward_{}", float.name());
-    let launch = over(gpu, n, 8, unary_blocks(float, code));
-    // SAFETY: the kernel takes op, p, q, x, y, n and touches `n` numbers of both.
-    unsafe { gpu.launch(&kernel, &launch, &args) }
+    by_code(gpu, float, (code, p, 0.0), x, y, n, unary_blocks(float, code))
 }
 
 /// Computes `d_x = f'(x) * d_y`.

@@ -1,6 +1,9 @@
 //! Convolution and its gradients: every tile and way to multiply against sums in f64, and the second
 //! derivative by the same three functions.
 
+#[path = "../support/conv.rs"]
+mod shapes;
+
 use super::{Check, uniform, worst};
 use etude_kernels::conv::ConvShape;
 use etude_kernels::cuda::conv::{
@@ -10,6 +13,7 @@ use etude_kernels::cuda::conv::{
 use etude_kernels::cuda::gemm::Scratch;
 use etude_kernels::cuda::{DeviceBuffer, Gpu};
 use etude_kernels::reference::conv as reference;
+use shapes::{NONE, ONE, plane, shape};
 
 pub const CHECKS: &[Check] = &[
     Check { name: "the_plain_form_equals_the_definition", run: plain_equals_the_definition },
@@ -23,46 +27,6 @@ pub const CHECKS: &[Check] = &[
 ];
 
 const U: f64 = 1.0 / 16_777_216.0;
-const ONE: [usize; 3] = [1; 3];
-const NONE: [usize; 3] = [0; 3];
-
-/// One convolution in the words of PyTorch.
-fn shape(
-    (batch, channels_in, channels_out, groups): (usize, usize, usize, usize),
-    input: [usize; 3],
-    kernel: [usize; 3],
-    stride: [usize; 3],
-    padding: [usize; 3],
-    dilation: [usize; 3],
-) -> ConvShape {
-    let output = [0, 1, 2].map(|a| {
-        ConvShape::output_size(input[a], kernel[a], stride[a], padding[a], dilation[a])
-            .expect("a kernel that fits")
-    });
-    ConvShape {
-        batch,
-        channels_in,
-        channels_out,
-        groups,
-        input,
-        output,
-        kernel,
-        stride,
-        padding,
-        dilation,
-    }
-}
-
-fn plane(
-    channels: (usize, usize, usize, usize),
-    input: [usize; 2],
-    kernel: [usize; 2],
-    stride: [usize; 2],
-    padding: [usize; 2],
-) -> ConvShape {
-    let wide = |x: [usize; 2], first: usize| [first, x[0], x[1]];
-    shape(channels, wide(input, 1), wide(kernel, 1), wide(stride, 1), wide(padding, 0), ONE)
-}
 
 /// Shapes that each take another way through the code.
 fn shapes() -> Vec<ConvShape> {
