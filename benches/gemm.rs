@@ -46,6 +46,7 @@ const CASES: &[(&str, [usize; 3], bool, Right)] = &[
     ("gemm-x-wt", [4096, 2048, 512], ROWS, Right::Transposed),
     ("gemm-dx", [4096, 512, 2048], ROWS, Right::Plain),
     ("gemm-dw", [2048, 512, 4096], COLUMNS, Right::Plain),
+    ("gemm-dw", [512, 128, 8192], COLUMNS, Right::Plain),
     // A linear layer used once, and squares.
     ("gemm-linear", [64, 1024, 256], ROWS, Right::Transposed),
     ("gemm-square", [256, 256, 256], ROWS, Right::Plain),

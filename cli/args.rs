@@ -37,8 +37,9 @@ pub struct Cli {
     quiet: bool,
 }
 
-/// Every command, in the order of the help page.
+/// Every command, in the order of the help page. The options of one are listed when it is called.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub enum Command {
     /// Let a trained model write a piece: MIDI, sound and picture
     Generate(Box<command::generate::Args>),
@@ -235,7 +236,10 @@ mod tests {
 
     #[test]
     fn every_command_has_an_example_that_parses() {
-        for sub in Cli::command().get_subcommands() {
+        let mut command = Cli::command();
+        command.build();
+        let named = |sub: &&clap::Command| sub.get_name() != "help";
+        for sub in command.get_subcommands().filter(named) {
             let help = sub.get_after_help().map(ToString::to_string).unwrap_or_default();
             let examples: Vec<&str> =
                 help.lines().map(str::trim).filter(|l| l.starts_with("etude ")).collect();

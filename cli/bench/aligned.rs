@@ -1,50 +1,50 @@
-//! Arrays that begin at a cache line, as those of the engine and of PyTorch do: a vector that straddles
-//! two lines costs twice, and large allocations of the system begin 16 bytes after a page.
+//! Arrays that lie where those of the engine do: on a cache line, since a vector that straddles two lines
+//! costs twice, and on huge pages if large.
 
+use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
+
+use bytemuck::Pod;
+use etude_kernels::pages::Pages;
 
 /// Bytes of a cache line.
 const LINE: usize = 64;
 
 /// Numbers that begin at a cache line.
 pub struct Aligned<T> {
-    room: Vec<T>,
-    start: usize,
+    room: Pages,
     len: usize,
+    kind: PhantomData<T>,
 }
 
-impl<T: Copy> Aligned<T> {
+impl<T: Pod> Aligned<T> {
     /// `len` times the same number.
     pub fn filled(value: T, len: usize) -> Aligned<T> {
-        let spare = LINE / size_of::<T>().max(1);
-        let room = vec![value; len + spare];
-        // At most a line: the allocation is aligned to the numbers themselves.
-        let start = room.as_ptr().align_offset(LINE).min(spare);
-        Aligned { room, start, len }
+        let room = Pages::lean((len * size_of::<T>()).div_ceil(LINE));
+        let mut aligned = Aligned { room, len, kind: PhantomData };
+        aligned.fill(value);
+        aligned
     }
 
     /// A copy of some numbers.
     pub fn copy(numbers: &[T]) -> Aligned<T> {
-        let Some(first) = numbers.first() else {
-            return Aligned { room: Vec::new(), start: 0, len: 0 };
-        };
-        let mut aligned = Aligned::filled(*first, numbers.len());
+        let mut aligned = Aligned::filled(T::zeroed(), numbers.len());
         aligned.copy_from_slice(numbers);
         aligned
     }
 }
 
-impl<T> Deref for Aligned<T> {
+impl<T: Pod> Deref for Aligned<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
-        &self.room[self.start..self.start + self.len]
+        &bytemuck::cast_slice(&self.room)[..self.len]
     }
 }
 
-impl<T> DerefMut for Aligned<T> {
+impl<T: Pod> DerefMut for Aligned<T> {
     fn deref_mut(&mut self) -> &mut [T] {
-        &mut self.room[self.start..self.start + self.len]
+        &mut bytemuck::cast_slice_mut(&mut self.room)[..self.len]
     }
 }
 

@@ -229,7 +229,8 @@ fn random(stream: u32, len: usize) -> Aligned<f32> {
 /// not be run.
 pub fn run(args: &Args, console: &Console) -> Result<()> {
     if let Some(text) = &args.first_event {
-        return startup::first_event(&Case::parse(text)?);
+        let case = Case::parse(text)?;
+        return startup::first_event(&case, threads(args)?);
     }
     if let Some(text) = &args.one_case {
         return run_one(text, args);

@@ -2,6 +2,7 @@
 
 use std::process::{Command, Stdio};
 
+use etude_kernels::threads::Pool;
 use etude_models::recurrent::{Cell, Recurrent, RecurrentConfig};
 use etude_models::sampling::{Sampler, Sampling};
 use etude_models::transformer::{Transformer, TransformerConfig};
@@ -48,13 +49,13 @@ pub fn check(case: &Case) -> Result<()> {
 }
 
 /// Times one case.
-pub fn run(case: &Case, _: &Options, sink: &mut Sink) -> Result<()> {
+pub fn run(case: &Case, options: &Options, sink: &mut Sink) -> Result<()> {
     let program = super::child::program()?;
-    let text = case.text();
+    let (text, threads) = (case.text(), options.threads.to_string());
     let (mut peak, mut fault) = (None, None);
     let times = super::measure(&sink.effort, &mut || {
         let child = Command::new(&program)
-            .args(["bench", "startup", "--first-event", &text])
+            .args(["bench", "startup", "--threads", &threads, "--first-event", &text])
             .stdin(Stdio::null())
             .output();
         match child {
@@ -81,9 +82,16 @@ pub fn run(case: &Case, _: &Options, sink: &mut Sink) -> Result<()> {
 }
 
 /// What the fresh process does: makes the network, samples one event, prints it and the MiB used.
-pub fn first_event(case: &Case) -> Result<()> {
+pub fn first_event(case: &Case, threads: usize) -> Result<()> {
+    match read(case)? {
+        Shape::Bare => say(""),
+        shape => Pool::new(threads).map_err(Error::failed)?.run(|| sample(shape)),
+    }
+}
+
+fn sample(shape: Shape) -> Result<()> {
     let failed = |e: etude_models::Error| Error::failed(format!("startup: {e}"));
-    let (model, vocab): (Box<dyn Model>, usize) = match read(case)? {
+    let (model, vocab): (Box<dyn Model>, usize) = match shape {
         Shape::Bare => return say(""),
         Shape::Transformer(config, vocab) => {
             (Box::new(Transformer::new(config, vocab, vocab, 0).map_err(failed)?), vocab)

@@ -39,14 +39,20 @@ pub fn by_fan(rng: &mut Rng, shape: &[usize], fan: usize) -> Result<Tensor> {
     uniform(rng, shape, -bound, bound)
 }
 
-/// Draws a weight `[outputs, inputs]` from `[-a, a)` with `a = sqrt(6 / (inputs + outputs))`.
+/// Draws a weight `[outputs, inputs]` from `[-a, a)` with `a = sqrt(6 / (inputs + outputs))`, and
+/// multiplies it by `gain`.
 ///
 /// # Errors
 /// If there are more than six axes.
 ///
 /// # Source
 /// Glorot & Bengio 2010.
-pub fn xavier(rng: &mut Rng, outputs: usize, inputs: usize) -> Result<Tensor> {
+pub fn xavier(rng: &mut Rng, outputs: usize, inputs: usize, gain: f32) -> Result<Tensor> {
     let bound = (6.0 / (inputs + outputs).max(1) as f32).sqrt();
-    uniform(rng, &[outputs, inputs], -bound, bound)
+    filled("xavier", &[outputs, inputs], |y| {
+        rng.fill_uniform(y, -bound, bound);
+        if gain != 1.0 {
+            y.iter_mut().for_each(|y| *y *= gain);
+        }
+    })
 }

@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use etude_kernels::gemm::{MatRef, PackedB};
 use etude_kernels::gemm_bf16::PackedBf16;
-use etude_kernels::pages::prefer_huge;
+use etude_kernels::pages::Pages;
 
 /// The smallest class, in elements: one cache line.
 const LINE: usize = 16;
@@ -32,7 +32,7 @@ pub struct Stats {
 }
 
 struct FreeList {
-    classes: [Vec<Vec<f32>>; CLASSES],
+    classes: [Vec<Pages>; CLASSES],
     packed: Waiting,
     stats: Stats,
 }
@@ -81,8 +81,7 @@ fn class(len: usize) -> (usize, usize) {
 
 /// A slice of numbers on a 64-byte boundary that goes back to the free list when dropped.
 pub struct Buffer {
-    memory: Vec<f32>,
-    start: usize,
+    memory: Pages,
     len: usize,
 }
 
@@ -106,7 +105,7 @@ impl Buffer {
 
     fn take(len: usize, zeroed: bool) -> Buffer {
         if len == 0 {
-            return Buffer { memory: Vec::new(), start: 0, len };
+            return Buffer { memory: Pages::default(), len };
         }
         let (class, size) = class(len);
         let mut list = free_list();
@@ -122,13 +121,8 @@ impl Buffer {
         }
         drop(list);
         let fresh = memory.is_none();
-        let memory = memory.unwrap_or_else(|| {
-            let mut memory = vec![0.0; size + LINE - 1];
-            prefer_huge(&mut memory);
-            memory
-        });
-        let start = memory.as_ptr().align_offset(64).min(LINE - 1);
-        let mut buffer = Buffer { memory, start, len };
+        let memory = memory.unwrap_or_else(|| Pages::lean(size.div_ceil(LINE)));
+        let mut buffer = Buffer { memory, len };
         if zeroed && !fresh {
             buffer.fill(0.0);
         } else if cfg!(debug_assertions) && !zeroed {
@@ -158,13 +152,13 @@ impl Drop for Buffer {
 impl Deref for Buffer {
     type Target = [f32];
     fn deref(&self) -> &[f32] {
-        &self.memory[self.start..self.start + self.len]
+        &self.memory.as_flattened()[..self.len]
     }
 }
 
 impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [f32] {
-        &mut self.memory[self.start..self.start + self.len]
+        &mut self.memory.as_flattened_mut()[..self.len]
     }
 }
 

@@ -73,8 +73,7 @@ impl Rng {
     /// Fills a slice with numbers in `[low, high)`.
     pub fn fill_uniform(&mut self, y: &mut [f32], low: f32, high: f32) {
         let at = self.reserve(y.len());
-        philox::uniform(y, at.seed, at.stream, at.block);
-        y.iter_mut().for_each(|y| *y = low + (high - low) * *y);
+        philox::uniform_between(y, (low, high), at.seed, at.stream, at.block);
     }
 
     /// Fills a slice with normal numbers.
@@ -83,8 +82,7 @@ impl Rng {
     /// Box & Muller 1958.
     pub fn fill_normal(&mut self, y: &mut [f32], mean: f32, deviation: f32) {
         let at = self.reserve(y.len());
-        philox::normal(y, at.seed, at.stream, at.block);
-        y.iter_mut().for_each(|y| *y = mean + deviation * *y);
+        philox::normal_around(y, mean, deviation, at.seed, at.stream, at.block);
     }
 
     /// Brings a slice into random order.

@@ -25,6 +25,7 @@ mod neon;
 mod one;
 mod pack;
 mod scalar;
+mod tall;
 mod tile;
 #[cfg(target_arch = "x86_64")]
 mod turned;

@@ -6,7 +6,7 @@
 //! Source: Salmon, Moraes, Dror & Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
 
 use crate::cpu::lanes::dispatch;
-use crate::cpu::philox::{Draw, Dropout, Fill, Normal, Stream, Uniform};
+use crate::cpu::philox::{Draw, Dropout, Fill, Normal, Scaled, Stream, Uniform};
 use crate::cpu::shared::Shared;
 use crate::elementwise::CUT;
 use crate::threads::parallel_for;
@@ -109,12 +109,38 @@ pub fn uniform(y: &mut [f32], seed: u64, stream: u32, position: u64) {
     fill(y, Uniform, seed, stream, position);
 }
 
+/// Fills `y` with uniform numbers in `[low, high)`, beginning at block `position` of the stream:
+/// `low + (high - low) * u`, rounded, so `high` itself may come up.
+pub fn uniform_between(
+    y: &mut [f32],
+    (low, high): (f32, f32),
+    seed: u64,
+    stream: u32,
+    position: u64,
+) {
+    let draw = Scaled { draw: Uniform, offset: low, scale: high - low };
+    fill(y, draw, seed, stream, position);
+}
+
 /// Fills `y` with numbers from the standard normal distribution, beginning at block `position`.
 ///
 /// # Source
 /// Box & Muller 1958.
 pub fn normal(y: &mut [f32], seed: u64, stream: u32, position: u64) {
     fill(y, Normal, seed, stream, position);
+}
+
+/// Fills `y` with numbers from a normal distribution, beginning at block `position`.
+pub fn normal_around(
+    y: &mut [f32],
+    mean: f32,
+    deviation: f32,
+    seed: u64,
+    stream: u32,
+    position: u64,
+) {
+    let draw = Scaled { draw: Normal, offset: mean, scale: deviation };
+    fill(y, draw, seed, stream, position);
 }
 
 /// Keeps each element of `x` with probability `1 - p` and scales it by `1 / (1 - p)`, else writes 0.

@@ -364,6 +364,13 @@ fn random_numbers_are_a_function_of_their_position() {
                 y.finish("uniform")
             });
             assert_same("uniform", &plain[..n], &got);
+            let got = same_on_every_tier("uniform_between", || {
+                let mut y = Guarded::new(n, 3);
+                philox::uniform_between(y.get(), (-0.3, 0.7), seed, stream, position);
+                y.finish("uniform_between")
+            });
+            let want: Vec<f32> = plain[..n].iter().map(|u| -0.3 + (0.7 - -0.3) * u).collect();
+            assert_same("uniform_between", &want, &got);
             let got = same_on_every_tier("dropout", || {
                 let mut y = Guarded::new(n, 3);
                 philox::dropout(&x[..n], y.get(), 0.3, seed, stream, position);
@@ -398,6 +405,13 @@ fn normal_numbers_have_the_moments_of_the_normal_distribution() {
         philox::normal(&mut y, 9, 1, 0);
         y
     });
+    let moved = same_on_every_tier("normal_around", || {
+        let mut y = vec![0.0; 333];
+        philox::normal_around(&mut y, 1.5, 0.2, 9, 1, 0);
+        y
+    });
+    let want: Vec<f32> = x[..333].iter().map(|x| 1.5 + 0.2 * x).collect();
+    assert_same("normal_around", &want, &moved);
     // Any part of the stream is the same numbers.
     let mut part = vec![0.0; 333];
     philox::normal(&mut part, 9, 1, 250);

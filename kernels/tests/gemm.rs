@@ -208,6 +208,9 @@ fn sizes_around_lanes_tiles_and_blocks_agree_with_the_triple_loop() {
         (8, 47, 1024),
         (17, 49, 40),
         (24, 100, 300),
+        (4, 2, 256),
+        (67, 33, 257),
+        (100, 49, 700),
     ] {
         check(m, n, k, (m * 1_000_000 + n * 1_000 + k) as u64);
     }
@@ -399,6 +402,30 @@ fn any_number_of_threads_gives_the_same_bits() {
                     None => first = Some(c),
                     Some(first) => assert!(first == &c, "{}: bits differ", tier.name()),
                 }
+            }
+        }
+    });
+}
+
+#[test]
+fn a_wide_gradient_has_the_bits_of_the_packed_product() {
+    let pools = [1, 3].map(|n| Pool::new(n).expect("a pool of threads"));
+    on_every_tier(|tier| {
+        for (m, n, k) in [(5, 2, 256), (31, 15, 300), (131, 65, 1030), (514, 130, 600)] {
+            let (a, b, start) = (uniform(1, m * k), uniform(2, k * n), uniform(3, m * (n + 3)));
+            let (at, b) = (Stored::new(&a, m, k, Layout::Columns), MatRef::new(&b, k, n));
+            let packed = PackedB::new(b);
+            for (pool, add) in pools.iter().flat_map(|p| [(p, false), (p, true)]) {
+                let [got, want] = [false, true].map(|packs| {
+                    let mut memory = start.clone();
+                    let c = &mut MatMut::strided(&mut memory, m, n, n + 3);
+                    pool.run(|| match packs {
+                        false => gemm_forward(at.view(), b, c, add),
+                        true => gemm_packed_forward(at.view(), &packed, None, c, add),
+                    });
+                    memory
+                });
+                assert!(got == want, "{} {m}x{n}x{k} {add}: bits differ", tier.name());
             }
         }
     });

@@ -82,7 +82,7 @@ impl Transformer {
             .map(|l| Block::new(&config, &format!("block.{l}"), &mut rng))
             .collect::<Result<_>>()?;
         let norm = config.pre_norm.then(|| Norm::new("norm", d)).transpose()?;
-        let out = (!config.tied).then(|| init::xavier(&mut rng, vocab, d)).transpose()?;
+        let out = (!config.tied).then(|| init::xavier(&mut rng, vocab, d, 1.0)).transpose()?;
         let out = out.map(|w| Param::new("out.weight", w));
         Ok(Transformer { config, vocab, embedding, positions, blocks, norm, out })
     }

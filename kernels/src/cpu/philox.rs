@@ -20,18 +20,31 @@ impl Stream {
     /// Words 0, 1, 2, 3 of the sixteen blocks from block `at` on.
     #[inline(always)]
     fn words<L: Lanes>(self, at: u64) -> [L::Ints; 4] {
-        let (mut low, mut high) = ([0.0; LANES], [0.0; LANES]);
-        for l in 0..LANES {
-            let position = self.position.wrapping_add(at).wrapping_add(l as u64);
-            low[l] = f32::from_bits(position as u32);
-            high[l] = f32::from_bits((position >> 32) as u32);
-        }
-        let counter: [Words<L>; 4] = [
-            Words(L::load(&low).bits()),
-            Words(L::load(&high).bits()),
-            Words(L::ints(self.stream as i32)),
-            Words(L::ints(0)),
-        ];
+        let first = self.position.wrapping_add(at);
+        let (low, high) = if first as u32 <= u32::MAX - LANES as u32 {
+            const STEPS: [f32; LANES] = {
+                let mut steps = [0.0; LANES];
+                let mut l = 0;
+                while l < LANES {
+                    steps[l] = f32::from_bits(l as u32);
+                    l += 1;
+                }
+                steps
+            };
+            let low = L::int_add(L::ints(first as i32), L::load(&STEPS).bits());
+            (low, L::ints((first >> 32) as i32))
+        } else {
+            // The lower half of the position overflows in one of the lanes.
+            let (mut low, mut high) = ([0.0; LANES], [0.0; LANES]);
+            for l in 0..LANES {
+                let position = first.wrapping_add(l as u64);
+                low[l] = f32::from_bits(position as u32);
+                high[l] = f32::from_bits((position >> 32) as u32);
+            }
+            (L::load(&low).bits(), L::load(&high).bits())
+        };
+        let counter: [Words<L>; 4] =
+            [Words(low), Words(high), Words(L::ints(self.stream as i32)), Words(L::ints(0))];
         let [a, b, c, d] = philox::rounds(counter, [self.seed as u32, (self.seed >> 32) as u32]);
         [a.0, b.0, c.0, d.0]
     }
@@ -134,6 +147,22 @@ impl Draw for Uniform {
     fn group<L: Lanes>(self, from: Stream, g: usize) -> [L; 4] {
         let [a, b, c, d] = from.words::<L>((g * LANES) as u64);
         [units(a), units(b), units(c), units(d)]
+    }
+}
+
+/// What another draw gives, `offset + scale * x` of it.
+#[derive(Clone, Copy)]
+pub(crate) struct Scaled<D> {
+    pub draw: D,
+    pub offset: f32,
+    pub scale: f32,
+}
+
+impl<D: Draw> Draw for Scaled<D> {
+    #[inline(always)]
+    fn group<L: Lanes>(self, from: Stream, g: usize) -> [L; 4] {
+        let (offset, scale) = (L::splat(self.offset), L::splat(self.scale));
+        self.draw.group::<L>(from, g).map(|x| offset.add(scale.mul(x)))
     }
 }
 

@@ -4,6 +4,7 @@ use super::blocks::FEW_ROWS;
 use super::finish::Finish;
 use super::one;
 use super::pack::{self, Source};
+use super::tall;
 use super::tile::{Fresh, Kernels, Tile, even, kernels, slivers};
 #[cfg(target_arch = "x86_64")]
 use super::turned;
@@ -52,6 +53,11 @@ pub(super) fn product(a: MatRef, b: Right, finish: Finish, c: &mut MatMut, accum
         && one::fits(m, &b)
     {
         return one::product(a, b, finish, c, accumulate);
+    }
+    if let Right::Plain(b) = b
+        && tall::fits(&a, &b, &finish)
+    {
+        return tall::product(a, b, c, accumulate);
     }
     if threads() == 1 {
         // Cuts cost a packing of `A` each and a strip that is not fetched ahead.

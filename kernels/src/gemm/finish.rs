@@ -17,6 +17,11 @@ pub(super) struct Finish<'a> {
 }
 
 impl Finish<'_> {
+    /// Whether the sums are all there is.
+    pub(super) fn is_nothing(&self) -> bool {
+        self.bias.is_none() && self.activation.is_none() && self.residual.is_none()
+    }
+
     /// Applies all but the bias to a window of `C` at `c`, whose element `(0, 0)` is `(row, col)`.
     ///
     /// # Safety

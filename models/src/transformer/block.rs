@@ -34,7 +34,7 @@ impl Block {
         let (d, ff) = (config.hidden, config.ff);
         let added = 1.0 / (2.0 * config.layers as f32).sqrt();
         let mut linear = |part: &str, from, to, scale| -> Result<Linear> {
-            let weight = init::xavier(rng, to, from)?.scale(scale)?;
+            let weight = init::xavier(rng, to, from, scale)?;
             Ok(Linear::of(&format!("{name}.{part}"), weight, Tensor::zeros(&[to])?))
         };
         let qkv = linear("qkv", d, 3 * d, 1.0)?;

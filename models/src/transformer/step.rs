@@ -5,7 +5,7 @@ use super::positions::{Turn, sinusoid};
 use super::{Block, Positions, Transformer, TransformerConfig};
 use crate::layers::{Linear, NORM_EPS, Norm, add, add_rows};
 use crate::{Generator, Result};
-use etude_engine::{KeyValueCache, LinearStep, NO_ID, Precision};
+use etude_engine::{KeyValueCache, LinearStep, NO_ID, Precision, Tensor};
 use etude_engine::{activation_row, layer_norm_row, read_in_turn};
 
 /// A norm and the row that it makes.
@@ -80,7 +80,8 @@ pub struct TransformerGenerator {
     config: TransformerConfig,
     /// `[rows + 1, hidden]`, scaled as the input wants it.
     embedding: Vec<f32>,
-    positions: Vec<f32>,
+    /// Learned positions, `[context, hidden]`.
+    positions: Option<Tensor>,
     blocks: Vec<BlockStep>,
     norm: Option<NormStep>,
     out: LinearStep,
@@ -104,7 +105,7 @@ impl Transformer {
         embedding.iter_mut().for_each(|x| *x *= self.input_scale());
         Ok(TransformerGenerator {
             embedding,
-            positions: self.positions.as_ref().map_or_else(Vec::new, |p| p.value.to_vec()),
+            positions: self.positions.as_ref().map(|p| p.value.clone()),
             blocks,
             norm: self.norm.as_ref().map(NormStep::new),
             out,
@@ -148,7 +149,8 @@ impl TransformerGenerator {
             Positions::Sinusoidal => sinusoid(self.place, x),
             Positions::Learned => {
                 let at = self.place % self.config.context * d;
-                x.copy_from_slice(&self.positions[at..at + d]);
+                let table = self.positions.as_ref().and_then(Tensor::as_contiguous);
+                x.copy_from_slice(&table.unwrap_or_default()[at..at + d]);
             }
             _ => x.fill(0.0),
         }
