@@ -9,6 +9,7 @@ use super::tile::{Fresh, Kernels, Tile, even, kernels, slivers};
 #[cfg(target_arch = "x86_64")]
 use super::turned;
 use super::{LANE, Line, MatMut, MatRef};
+use crate::cpu::ahead::fetch;
 use crate::threads::{parallel_for, threads};
 use std::cell::RefCell;
 
@@ -357,6 +358,14 @@ impl Window<'_> {
                 } else {
                     0
                 };
+                if step.from_c && i + 1 < rows.tiles {
+                    // The sums that the next tile goes on with: they may come from memory.
+                    for r in here..2 * here {
+                        for v in 0..width {
+                            fetch(tile.c.wrapping_add(r * self.c_row + v * LANE));
+                        }
+                    }
+                }
                 (self.before_tile)();
                 // SAFETY: the tile lies inside of the window, which lies inside of C; its rows of A
                 // and columns of B are in bounds; `kernels` gave code that this CPU runs.
