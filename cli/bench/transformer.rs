@@ -66,10 +66,13 @@ fn failed(e: etude_models::Error) -> Error {
 
 const MOST_STEPS: usize = 1 << 16;
 
-/// A case of whole sequences, with its batch and steps.
-fn read_sequences(case: &Case) -> Result<(Shape, usize, usize)> {
+/// A case of whole sequences, with its batch and steps; `keys` are those of this workload alone.
+fn read_sequences(case: &Case, keys: &[&str]) -> Result<(Shape, usize, usize)> {
     let (batch, steps) = (case.count("batch", 1 << 16)?, case.count("seq", MOST_STEPS)?);
-    let shape = read(case, &["batch", "seq", "rel", "fused", "dtype"], steps)?;
+    case.word("dtype", &["f32", "bf16"], false)?;
+    let keys = [&["batch", "seq", "rel", "fused", "dtype"][..], keys].concat();
+    let mut shape = read(case, &keys, steps)?;
+    shape.config.recompute = case.flag("recompute", false)?;
     shape.config.check().map_err(|e| case.fault(e))?;
     // Which way PyTorch takes; here there is one.
     case.flag("fused", true)?;
@@ -80,18 +83,18 @@ fn read_sequences(case: &Case) -> Result<(Shape, usize, usize)> {
 
 /// Refuses a training case that cannot be run.
 pub fn check_train(case: &Case) -> Result<()> {
-    case.word("dtype", &["f32", "bf16"], false)?;
-    read_sequences(case).map(drop)
+    read_sequences(case, &["recompute"]).map(drop)
 }
 
 /// Refuses a case of whole sequences forwards that cannot be run.
 pub fn check_prefill(case: &Case) -> Result<()> {
-    check_train(case)
+    read_sequences(case, &[]).map(drop)
 }
 
-/// Times training steps of one case: with products of f32 as `etude`, of bf16 as `etude-bf16`.
+/// Times training steps of one case: with products of f32 as `etude`, of bf16 as `etude-bf16`. With
+/// `recompute` blocks are computed again in the backward.
 pub fn train(case: &Case, options: &Options, sink: &mut Sink) -> Result<()> {
-    let (shape, pieces, steps) = read_sequences(case)?;
+    let (shape, pieces, steps) = read_sequences(case, &["recompute"])?;
     let step = Step {
         flops_per_token: shape.flops((steps + 1) as f64 / 2.0),
         kept_per_token: shape.config.activations_per_token(shape.vocab) as f64,
@@ -105,7 +108,7 @@ pub fn train(case: &Case, options: &Options, sink: &mut Sink) -> Result<()> {
 /// Times whole sequences forwards, as training sees them, without a gradient.
 pub fn prefill(case: &Case, options: &Options, sink: &mut Sink) -> Result<()> {
     let (name, products, numbers) = training::products(case, options)?;
-    let (shape, pieces, steps) = read_sequences(case)?;
+    let (shape, pieces, steps) = read_sequences(case, &[])?;
     let model = shape.build()?;
     let batch = training::random_batch(shape.vocab, pieces, steps);
     let items = (steps * pieces) as f64;
@@ -145,9 +148,8 @@ pub fn generate(case: &Case, options: &Options, sink: &mut Sink) -> Result<()> {
     let (name, numbers) = super::recurrent::named(precision);
     let mut generator = shape.build()?.stepper(precision).map_err(failed)?;
     let mut rng = Rng::new(1);
-    for _ in 0..ctx {
-        generator.step(&[rng.below(shape.vocab as u32)]).map_err(failed)?;
-    }
+    let before: Vec<u32> = (0..ctx).map(|_| rng.below(shape.vocab as u32)).collect();
+    generator.read(&before, 1).map_err(failed)?;
     let mut sampler = Sampler::new(Sampling::default(), shape.vocab);
     let sum = |f: &dyn Fn(f64) -> f64| (0..tokens).map(|t| f((ctx + t + 1) as f64)).sum::<f64>();
     // Keys and values have the bits of the weights, but at least 16.

@@ -181,6 +181,12 @@ pub fn vector_jacobian(
     xs: &[&Tensor],
     graph: Graph,
 ) -> Result<Vec<Tensor>> {
+    jacobian(y.clone(), d_y, xs, graph)
+}
+
+/// [`vector_jacobian`] that frees the graph while it walks through it, if it is to be dropped and nobody
+/// else holds `y`.
+fn jacobian(y: Tensor, d_y: Tensor, xs: &[&Tensor], graph: Graph) -> Result<Vec<Tensor>> {
     if y.shape() != d_y.shape() {
         return Err(Error::shape(
             "grad",
@@ -192,7 +198,7 @@ pub fn vector_jacobian(
     if let Some(at) = xs.iter().position(|x| !x.needs_grad()) {
         return Err(Error::argument("grad", format!("input {at} does not need a gradient")));
     }
-    let grads = walk(y.clone(), d_y, Some(xs), graph)?;
+    let grads = walk(y, d_y, Some(xs), graph)?;
     xs.iter()
         .map(|x| grads.get(&x.id()).cloned().map_or_else(|| Tensor::zeros(x.shape()), Ok))
         .collect()
@@ -337,7 +343,7 @@ pub(crate) fn twin_gradients(
     };
     let pairs = aliases.iter().zip(v.wanted);
     let xs: Vec<&Tensor> = pairs.filter(|(_, wanted)| **wanted).map(|(t, _)| t).collect();
-    let mut grads = vector_jacobian(&y, v.d_output, &xs, graph)?.into_iter();
+    let mut grads = jacobian(y, v.d_output, &xs, graph)?.into_iter();
     Ok(v.wanted.iter().map(|wanted| if *wanted { grads.next() } else { None }).collect())
 }
 

@@ -16,7 +16,7 @@ use etude_kernels::step::{StepInput, StepStack, StepWeights};
 use etude_kernels::stream::{self, Precision};
 use rows::{Layer, Weight};
 
-pub use cache::KeyValueCache;
+pub use cache::{KeyValueCache, RelativeStep};
 pub use etude_kernels::step::Cell;
 
 use crate::error::{Error, Result};
@@ -370,6 +370,25 @@ impl LinearStep {
         }
         self.w.apply(x, Some(&self.bias), &mut self.y, false);
         Ok(&self.y)
+    }
+
+    /// Computes `x W^T + b` of any number of rows; one that was packed for batches of one row gives
+    /// each the bits that it has alone.
+    ///
+    /// # Shapes
+    /// `x` `[rows, inputs]`, `y` `[rows, outputs]`.
+    ///
+    /// # Errors
+    /// If the lengths differ.
+    pub fn apply_to(&self, x: &[f32], y: &mut [f32]) -> Result<()> {
+        let (inputs, outputs) = (self.inputs, self.bias.len());
+        let rows = y.len().checked_div(outputs).unwrap_or(0);
+        if (x.len(), y.len()) != (rows * inputs, rows * outputs) {
+            let why = format!("rows of {inputs} and of {outputs} numbers are wanted");
+            return Err(Error::shape("linear step", &[x.len()], &[y.len()], why));
+        }
+        self.w.apply(x, Some(&self.bias), y, false);
+        Ok(())
     }
 }
 

@@ -42,8 +42,8 @@ pub use etude_kernels::stream::Precision;
 pub use etude_kernels::threads::{Pool, threads};
 pub use file::{Dtype, Entry, MAX_HEADER, WeightFile, named_parameters, write_weights};
 pub use infer::{
-    Cell, KeyValueCache, LayerWeights, LinearStep, RecurrentStep, activation_row, exp,
-    layer_norm_row, read_in_turn,
+    Cell, KeyValueCache, LayerWeights, LinearStep, RecurrentStep, RelativeStep, activation_row,
+    exp, layer_norm_row, read_in_turn,
 };
 pub use layout::{Layout, MAX_RANK};
 pub use op::attention::{Attention, Mask, attention, attention_plain, self_attention};

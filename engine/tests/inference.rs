@@ -1,6 +1,6 @@
 //! Step-by-step inference: the numbers of training, and not one allocation.
 
-use etude_engine::{Attention, KeyValueCache, Mask, attention};
+use etude_engine::{Attention, KeyValueCache, Mask, RelativeStep, attention};
 use etude_engine::{
     Cell, Ids, Input, LayerWeights, LinearStep, NO_ID, Nonlinearity, Precision, RecurrentStep,
     Result, Rng, Tensor, gru_layer, init, lstm_layer, no_grad, rnn_layer,
@@ -263,14 +263,15 @@ fn a_cache_finds_what_attention_finds() -> Result<()> {
         let all = attention(&q, &k, &v, er, &how, &mut Rng::new(0))?;
         for precision in [Precision::F32, Precision::Bf16] {
             let mut cache = KeyValueCache::new(heads, d, 40, precision)?;
-            let embeddings = er.map_or_else(Vec::new, Tensor::to_vec);
+            let embeddings = er.map(|er| RelativeStep::new(er, precision)).transpose()?;
             let mut o = vec![0.0; heads * d];
             for t in 0..steps {
                 cache.push(&row(&k, t)?, &row(&v, t)?)?;
-                cache.attend(&row(&q, t)?, &embeddings, mask, &mut o)?;
-                // f32: some hundred roundings of numbers up to 1. bf16 rounds keys and values by
-                // 2^-9: a score is off by at most 10 / sqrt(10) of that, a value by one more.
-                let allowed = if precision == Precision::F32 { 1e-5 } else { 6.0 / 512.0 };
+                cache.attend(&row(&q, t)?, embeddings.as_ref(), mask, &mut o)?;
+                // f32: some hundred roundings of numbers up to 1. bf16 rounds keys, embeddings and
+                // values by 2^-9: a score is off by at most 10 / sqrt(10) of that by its key and by
+                // its embedding, a value by one more.
+                let allowed = if precision == Precision::F32 { 1e-5 } else { 9.0 / 512.0 };
                 let wanted = row(&all, t)?;
                 let off = o.iter().zip(&wanted).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
                 assert!(off < allowed, "{mask:?} {precision:?} token {t}: {off}");
@@ -291,10 +292,15 @@ fn a_cache_that_forgets_is_one_that_never_knew() -> Result<()> {
     cache.push(&row(4), &row(5))?;
     (2..5).try_for_each(|t| later.push(&row(t), &row(t + 1)))?;
     let (mut a, mut b) = (vec![0.0; 6], vec![0.0; 6]);
-    cache.attend(&row(9), &[], Mask::Causal, &mut a)?;
-    later.attend(&row(9), &[], Mask::Causal, &mut b)?;
+    cache.attend(&row(9), None, Mask::Causal, &mut a)?;
+    later.attend(&row(9), None, Mask::Causal, &mut b)?;
     assert_eq!(a, b);
-    assert!(cache.attend(&row(9), &[0.0; 12], Mask::Causal, &mut a).is_err());
+    // Two distances for three tokens; three heads for two; four queries for three tokens.
+    for (shape, queries) in [([2, 2, 3], 1), ([3, 4, 3], 1), ([2, 4, 3], 4)] {
+        let er = RelativeStep::new(&Tensor::zeros(&shape)?, Precision::F32)?;
+        let (q, mut o) = (vec![0.0; queries * 6], vec![0.0; queries * 6]);
+        assert!(cache.attend(&q, Some(&er), Mask::Causal, &mut o).is_err(), "{shape:?}");
+    }
     Ok(())
 }
 
@@ -308,7 +314,7 @@ fn a_mask_that_shows_nothing_is_an_error() -> Result<()> {
         Mask::Strided { block: 0, stride: 1 },
         Mask::Strided { block: 1, stride: 0 },
     ] {
-        let step = cache.attend(&[1.0; 3], &[], mask, &mut [0.0; 3]);
+        let step = cache.attend(&[1.0; 3], None, mask, &mut [0.0; 3]);
         let all = attention(&x, &x, &x, None, &Attention::new(mask), &mut Rng::new(0)).map(|_| ());
         for result in [step, all] {
             let text = result.expect_err("a mask without a key").to_string();

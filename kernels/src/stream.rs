@@ -13,6 +13,8 @@
 //!   so their bits are the same on every tier
 //!   ([`reference::stream`](crate::reference::stream) is the definition).
 
+mod rows;
+
 use crate::cpu::dot_int8::{dot_int8, quantise};
 use crate::cpu::lanes::{Block, LANES};
 use crate::cpu::shared::{Shared, with_scratch};
@@ -380,10 +382,10 @@ impl<'a> Row<'a> {
 
 /// Computes `y = x W + bias`, or `y = y + x W + bias` if `accumulate`.
 ///
-/// The bias is added last, to the finished sum.
+/// The bias is added last, to the finished sum. A row has the same bits among others as alone.
 ///
 /// # Shapes
-/// `x` `[k]`, `w` `[k, n]`, `bias` `[n]`, `y` `[n]`. `k = 0` gives the bias.
+/// `x` `[rows, k]`, `w` `[k, n]`, `bias` `[n]`, `y` `[rows, n]`. `k = 0` gives the bias.
 ///
 /// # Panics
 /// If the sizes disagree, or `w` holds several matrices or gates.
@@ -395,8 +397,11 @@ pub fn stream_forward(
     accumulate: bool,
 ) {
     assert_eq!((w.k.len(), w.gates), (1, 1));
-    assert_eq!((x.len(), y.len()), (w.k(), w.n));
     assert!(bias.is_none_or(|bias| bias.len() == w.n));
+    if y.len() != w.n {
+        return rows::forward(x, w, bias, y, accumulate);
+    }
+    assert_eq!(x.len(), w.k());
     let panels = w.panels();
     if panels == 0 {
         return;

@@ -203,6 +203,34 @@ fn numbers_that_are_not_finite_or_tiny_do_no_harm_to_an_int8_row() {
 }
 
 #[test]
+fn a_row_has_the_same_bits_among_others_as_alone() {
+    for (k, n) in [(1, 1), (2, 40), (7, 16), (130, 388), (131, 70), (0, 20)] {
+        let (w, bias) = (uniform(2, k * n), uniform(3, n));
+        for rows in [2, 3, 4, 5, 9] {
+            let (x, before) = (uniform(1, rows * k), uniform(4, rows * n));
+            for precision in PRECISIONS {
+                let packed = StreamedB::new(MatRef::new(&w, k, n), precision);
+                for (bias, accumulate) in [(Some(&bias[..]), false), (None, true)] {
+                    on_every_tier(|isa| {
+                        let what = format!("{rows}x{k}x{n} {precision:?} on {}", isa.name());
+                        let mut y = Guarded::of(&before, 1);
+                        stream_forward(&x, &packed, bias, y.get(), accumulate);
+                        let y = y.finish(&what);
+                        for (row, mut want) in
+                            before.chunks_exact(n).map(<[f32]>::to_vec).enumerate()
+                        {
+                            let x = &x[row * k..(row + 1) * k];
+                            stream_forward(x, &packed, bias, &mut want, accumulate);
+                            assert_same(&what, &want, &y[row * n..(row + 1) * n]);
+                        }
+                    });
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn large_products_have_the_same_bits_for_any_number_of_threads() {
     // 4 MiB and more: several tasks.
     let (k, n) = (520, 2100);
@@ -213,6 +241,11 @@ fn large_products_have_the_same_bits_for_any_number_of_threads() {
             same_for_any_threads("stream", || {
                 let mut y = vec![0.5; n];
                 stream_forward(&x, &w, None, &mut y, true);
+                y
+            });
+            same_for_any_threads("stream of rows", || {
+                let mut y = vec![0.5; 6 * n];
+                stream_forward(&x.repeat(6), &w, None, &mut y, true);
                 y
             });
         });

@@ -24,6 +24,9 @@ use etude_tokenizer::step_input::{StepInput, StepReader};
 /// The longest piece that is written, in tokens.
 pub const MAX_TOKENS: usize = 1_000_000;
 
+/// Most steps whose input is prepared at a time.
+const MOST_READ: usize = 4096;
+
 /// A piece in the making.
 pub(crate) struct Draft {
     /// Its tokens so far.
@@ -241,9 +244,15 @@ impl Desk<'_> {
         }
         self.read.clear();
         self.reader = self.input.reader();
-        for t in if is_back { shared } else { 0 }..tokens.len() {
-            self.reader.fill(tokens, t, &mut self.rows);
-            self.generator.step(&self.rows)?;
+        let (mut from, active) = (if is_back { shared } else { 0 }, self.rows.len());
+        while from < tokens.len() {
+            let steps = MOST_READ.min(tokens.len() - from);
+            let mut rows = vec![0; steps * active];
+            for (t, rows) in rows.chunks_exact_mut(active).enumerate() {
+                self.reader.fill(tokens, from + t, rows);
+            }
+            self.generator.read(&rows, active)?;
+            from += steps;
         }
         self.read.extend_from_slice(tokens);
         Ok(())

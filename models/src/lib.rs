@@ -123,6 +123,18 @@ pub trait Generator: Send {
     /// If a row lies outside of the input matrix.
     fn step(&mut self, rows: &[u32]) -> Result<&[f32]>;
 
+    /// Reads the input rows of several steps, of which nothing is to be said: what they leave behind is
+    /// what [`Generator::step`] leaves of each in turn, bit for bit.
+    ///
+    /// # Shapes
+    /// `rows` `[steps, active]`.
+    ///
+    /// # Errors
+    /// If a row lies outside of the input matrix.
+    fn read(&mut self, rows: &[u32], active: usize) -> Result<()> {
+        rows.chunks_exact(active.max(1)).try_for_each(|rows| self.step(rows).map(drop))
+    }
+
     /// Reads the input rows of a step and writes the keys that sound in it, bit 0 the lowest.
     ///
     /// `draw` is told the logit of each key, from the lowest up, and says whether it sounds.

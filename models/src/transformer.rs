@@ -26,6 +26,7 @@
 //! 2018 and Huang et al. 2018; sparse attention from Child et al. 2019 and MuseNet (Payne 2019).
 
 mod block;
+mod block_step;
 mod positions;
 mod presets;
 mod sizes;
@@ -42,6 +43,7 @@ use crate::{Generator, Model, Part, Precision, Result, Scored};
 use block::{Block, Pass};
 use etude_engine::{Ids, Module, NO_ID, Param, Rng, Tensor, init, no_grad};
 use positions::Turns;
+use std::sync::Arc;
 
 /// A Transformer language model.
 pub struct Transformer {
@@ -141,9 +143,12 @@ impl Transformer {
         let turns = (self.config.positions == Positions::Rotary)
             .then(|| Turns::new(steps, self.config.head_dim() / 2))
             .transpose()?;
-        let pass = Pass { config: &self.config, batch: pieces, steps, turns };
+        let pass = Arc::new(Pass { config: self.config.clone(), batch: pieces, steps, turns });
         for block in &self.blocks {
-            x = block.forward(&x, &pass, rng)?;
+            x = match self.config.recompute {
+                true => block.forward_again(&x, &pass, rng)?,
+                false => block.forward(&x, &pass, rng)?,
+            };
         }
         if let Some(norm) = &self.norm {
             x = norm.forward(&x)?;

@@ -1,6 +1,6 @@
 //! The Transformer: one token at a time against whole sequences, gradients, threads, faults.
 
-use etude_engine::{Activation, Module, Pool, Rng};
+use etude_engine::{Activation, Module, Pool, Products, Rng, no_grad, set_products};
 use etude_models::data::{Batch, Conditions, NO_TARGET, Piece};
 use etude_models::registry::{ModelConfig, preset_config};
 use etude_models::sampling::{Sampler, Sampling};
@@ -71,29 +71,97 @@ fn the_generator_says_what_the_whole_sequence_says() {
     }
 }
 
+/// What comes next is drawn from the whole sequence alike: the bits of the two differ in the last place,
+/// so what is drawn may differ once in some million tokens.
 #[test]
 fn a_thousand_seeds_write_the_same_tokens_with_and_without_a_cache() {
-    let (vocab, length) = (9, 20);
-    let all = kinds();
-    for seed in 0..1000 {
-        let sizes = all[seed as usize % all.len()].clone();
-        let model = Transformer::new(sizes, vocab, vocab, seed).unwrap();
-        let mut generator = model.generator(Precision::F32).unwrap();
-        let mut sampler = Sampler::new(Sampling::default(), vocab);
-        let mut rng = Rng::new(seed);
-        let mut tokens: Vec<u32> = Vec::new();
-        for _ in 0..length {
-            let unit = rng.unit();
-            let row = tokens.last().copied().unwrap_or(etude_engine::NO_ID);
-            let cached = sampler.draw(generator.step(&[row]).unwrap(), unit, |_| true);
-            let rows: Vec<u32> = [etude_engine::NO_ID].iter().chain(&tokens).copied().collect();
-            let steps = rows.len();
-            let (targets, keys) = (vec![0; steps], Vec::new());
-            let batch = Batch { rows, targets, keys, steps, batch: 1, active: 1 };
-            let logits = model.forward(&batch, None).unwrap().to_vec();
-            let whole = sampler.draw(&logits[(steps - 1) * vocab..], unit, |_| true);
-            assert_eq!(cached, whole, "seed {seed} token {steps}");
-            tokens.push(cached);
+    let (vocab, length) = (9, 14);
+    for (kind, sizes) in kinds().into_iter().enumerate() {
+        for seed in 0..1000 {
+            let model = Transformer::new(sizes.clone(), vocab, vocab, seed).unwrap();
+            let mut generator = model.generator(Precision::F32).unwrap();
+            let mut sampler = Sampler::new(Sampling::default(), vocab);
+            let mut rng = Rng::new(seed);
+            let units: Vec<f32> = (0..length).map(|_| rng.unit()).collect();
+            // What a step reads: nothing, a primer, what was drawn.
+            let mut rows = vec![etude_engine::NO_ID];
+            rows.extend((0..seed % 8).map(|_| rng.below(vocab as u32)));
+            let primed = rows.len() - 1;
+            generator.read(&rows[..primed], 1).unwrap();
+            for unit in &units[primed..] {
+                let row = &rows[rows.len() - 1..];
+                rows.push(sampler.draw(generator.step(row).unwrap(), *unit, |_| true));
+            }
+            let (targets, keys) = (vec![0; length], Vec::new());
+            let drawn = rows[1..].to_vec();
+            rows.pop();
+            let batch = Batch { rows, targets, keys, steps: length, batch: 1, active: 1 };
+            let logits = no_grad(|| model.forward(&batch, None)).unwrap().to_vec();
+            for t in primed..length {
+                let whole = sampler.draw(&logits[t * vocab..(t + 1) * vocab], units[t], |_| true);
+                assert_eq!(drawn[t], whole, "kind {kind} seed {seed} token {t}");
+            }
+        }
+    }
+}
+
+/// In one go, in two, past the end of the context: what a primer leaves behind does not depend on how it
+/// was read.
+#[test]
+fn tokens_read_side_by_side_leave_the_bits_of_tokens_read_one_by_one() {
+    let mut all = kinds();
+    // Several panels of weights, more tokens than go side by side.
+    let wide = TransformerConfig { context: 96, ..TransformerConfig::plain(80, 2, 2, 144) };
+    all.push(TransformerConfig { positions: Positions::Rotary, ..wide.clone() });
+    all.push(wide);
+    for (kind, sizes) in all.into_iter().enumerate() {
+        let model = Transformer::new(sizes, 11, 11, 5).unwrap();
+        let tokens = piece(140, 11, Conditions::None, 9).tokens;
+        for precision in Precision::ALL {
+            let mut one = model.stepper(precision).unwrap();
+            let wanted: Vec<Vec<f32>> =
+                tokens.iter().map(|t| one.step(&[*t]).unwrap().to_vec()).collect();
+            let mut some = model.stepper(precision).unwrap();
+            for (first, second) in [(1, 0), (2, 3), (16, 1), (64, 66), (0, 131), (139, 0)] {
+                some.reset();
+                some.read(&tokens[..first], 1).unwrap();
+                some.read(&tokens[first..first + second], 1).unwrap();
+                for t in (first + second..tokens.len()).take(9) {
+                    let logits = some.step(&tokens[t..t + 1]).unwrap();
+                    assert!(logits == wanted[t], "kind {kind} {precision:?} {first} {second} {t}");
+                }
+            }
+        }
+        let mut some = model.stepper(Precision::F32).unwrap();
+        assert!(some.read(&[3, 11, 4], 1).is_err(), "kind {kind}");
+    }
+}
+
+/// Loss and gradients have the bits of a training that keeps everything, and random numbers go on from
+/// the same place.
+#[test]
+fn a_block_that_is_computed_again_has_the_same_bits() {
+    for (kind, sizes) in kinds().into_iter().enumerate() {
+        let sizes = TransformerConfig { dropout: 0.3, context: sizes.context.max(20), ..sizes };
+        let pieces: Vec<Piece> = (0..3).map(|s| piece(20, 9, Conditions::None, s)).collect();
+        let windows: Vec<(&Piece, usize)> = pieces.iter().map(|p| (p, 0)).collect();
+        let batch = Batch::new(&windows, 20);
+        for products in [Products::F32, Products::Bf16] {
+            let _products = set_products(products);
+            let [kept, again] = [false, true].map(|recompute| {
+                let sizes = TransformerConfig { recompute, ..sizes.clone() };
+                let model = Transformer::new(sizes, 9, 9, 4).unwrap();
+                let mut all = Vec::new();
+                for mut rng in [None, Some(Rng::new(8))] {
+                    let loss = model.loss(&batch, rng.as_mut()).unwrap();
+                    all.push(loss.to_vec());
+                    let grads = loss.backward().unwrap();
+                    model.visit(&mut |p| all.push(grads.get(&p.value).unwrap().to_vec()));
+                    all.push(rng.iter().map(|rng| rng.position as f32).collect());
+                }
+                all
+            });
+            assert!(kept == again, "kind {kind} {products:?}");
         }
     }
 }

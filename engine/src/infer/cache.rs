@@ -3,12 +3,47 @@
 //! With f32 weights they are kept as they are; where weights have fewer bits, as bf16, half the bytes
 //! that a token reads.
 
-use etude_kernels::attention::{Cache, Mask, Relative, attention_step};
-use etude_kernels::stream::Precision;
+use etude_kernels::attention::{Cache, Mask, attention_step};
+use etude_kernels::gemm::MatRef;
+use etude_kernels::stream::{Precision, StreamedB};
 use half::bf16;
 use half::vec::HalfBitsVecExt;
 
+use super::LinearStep;
+use super::rows::Weight;
 use crate::error::{Error, Result};
+use crate::tensor::Tensor;
+
+/// Relative position embeddings, packed for the queries that meet them: of each head a matrix with a
+/// column for each distance.
+pub struct RelativeStep {
+    heads: Vec<StreamedB>,
+}
+
+impl RelativeStep {
+    /// Packs embeddings `[heads, max_len, head_dim]`, the nearest last, in this precision.
+    ///
+    /// # Errors
+    /// If there are not three axes.
+    pub fn new(er: &Tensor, precision: Precision) -> Result<RelativeStep> {
+        let &[heads, max_len, d] = er.shape() else {
+            let why = "relative embeddings are [heads, max_len, head_dim]";
+            return Err(Error::shape("key-value cache", er.shape(), &[], why));
+        };
+        let values = er.values();
+        let head = |h: usize| &values[h * max_len * d..(h + 1) * max_len * d];
+        let packed = |h| StreamedB::new(MatRef::new(head(h), max_len, d).t(), precision);
+        Ok(RelativeStep { heads: (0..heads).map(packed).collect() })
+    }
+
+    /// Tells that these embeddings are read once a token, as the weights of `layer` are
+    /// ([`read_in_turn`](crate::read_in_turn)).
+    pub fn read_beside(&mut self, layer: &LinearStep) {
+        if let Weight::Streamed(w) = &layer.w {
+            self.heads.iter_mut().for_each(|head| head.read_beside(w));
+        }
+    }
+}
 
 /// The keys and values of one attention layer, `[heads, capacity, head_dim]` each.
 pub struct KeyValueCache {
@@ -108,32 +143,41 @@ impl KeyValueCache {
         Ok(())
     }
 
-    /// Computes what the query of the last token finds among all tokens.
+    /// Computes what the queries of the last tokens find, each among all tokens up to its own.
     ///
     /// # Shapes
-    /// `q`, `o` `[heads, head_dim]`; `er` `[heads, max_len, head_dim]`, empty without relative
-    /// embeddings.
+    /// `q`, `o` `[queries, heads, head_dim]`; `er` as wide as the heads.
     ///
     /// # Errors
-    /// If a length differs, the mask has a size of 0, is none for these embeddings or reaches further
-    /// back.
-    pub fn attend(&self, q: &[f32], er: &[f32], mask: Mask, o: &mut [f32]) -> Result<()> {
+    /// If a length differs, there are more queries than tokens, the mask has a size of 0, is none for
+    /// these embeddings or reaches further back.
+    pub fn attend(
+        &self,
+        q: &[f32],
+        er: Option<&RelativeStep>,
+        mask: Mask,
+        o: &mut [f32],
+    ) -> Result<()> {
         let Cache { heads, len, head_dim: d, .. } = self.cache;
-        self.check(q)?;
-        self.check(o)?;
+        let queries = q.len().checked_div(heads * d).unwrap_or(0);
+        if q.len() != queries * heads * d || o.len() != q.len() || queries > len.max(1) {
+            let why = format!("queries and results are [up to {len}, {heads}, {d}]");
+            return Err(Error::shape("key-value cache", &[q.len()], &[o.len()], why));
+        }
         if !mask.is_valid() {
             let why = format!("{mask:?}: its sizes are at least 1");
             return Err(Error::argument("key-value cache", why));
         }
-        let max_len = er.len().checked_div(heads * d).unwrap_or(0);
-        if !er.is_empty() {
+        if let Some(RelativeStep { heads: all }) = er {
             let looks_back = matches!(mask, Mask::Causal | Mask::Window { .. });
-            if er.len() != heads * max_len * d || mask.reach(len) > max_len || !looks_back {
+            let fits = |e: &StreamedB| e.k() == d && mask.reach(len) <= e.n();
+            if all.len() != heads || !all.iter().all(fits) || !looks_back {
+                let max_len = all.first().map_or(0, StreamedB::n);
                 let why = format!("{max_len} relative embeddings, {mask:?}, {len} tokens");
                 return Err(Error::argument("key-value cache", why));
             }
         }
-        let relative = (!er.is_empty()).then_some(Relative { er, max_len });
+        let relative = er.map(|er| &er.heads[..]);
         let scale = 1.0 / (d as f32).sqrt();
         match &self.rows {
             Rows::F32([k, v]) => attention_step(q, k, v, relative, o, self.cache, mask, scale),

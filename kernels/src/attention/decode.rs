@@ -1,14 +1,19 @@
 //! One token at a time: a query of each head against the keys and values that came before.
 //!
 //! Every key and value is read once, in the order in which it lies, so the time is that of reading
-//! them; stored as bf16 they are half as many bytes.
+//! them; stored as bf16 they are half as many bytes. Relative embeddings are a matrix of columns, one
+//! for each distance, that the query streams like any other weights, in f32, bf16 or int8.
+//!
+//! Several tokens, a primer, take one query after another while a head's keys are near: each finds,
+//! bit for bit, what it would find alone.
 
+use super::Room;
 use super::decode_rows::{Score, Soften, Weigh};
 use super::mask::Mask;
-use super::{Relative, Room};
 use crate::cpu::lanes::dispatch;
 use crate::cpu::shared::{Shared, with_scratch};
 use crate::isa::{self, Isa};
+use crate::stream::{Row, StreamedB};
 use crate::threads::parallel_for;
 use half::bf16;
 
@@ -58,44 +63,55 @@ pub struct Cache {
     pub head_dim: usize,
 }
 
-/// Computes the attention of one query of each head, whose own key and value are the last in the cache.
+/// Computes the attention of the last tokens in a cache, with a query of each head for each of them:
+/// what came later is not seen.
+///
+/// `relative` holds a matrix of embeddings for each head, its columns the distances, the nearest last:
+/// row `max_len - 1 - t` of an embedding `[max_len, head_dim]` is for a key `t` steps back.
 ///
 /// # Shapes
-/// `q`, `o` `[heads, head_dim]`; `k`, `v` `[heads, capacity, head_dim]`, of which the first `len` rows
-/// of each head are read. An empty cache gives 0.
+/// `q`, `o` `[queries, heads, head_dim]`; `k`, `v` `[heads, capacity, head_dim]`, of which the first
+/// `len` rows of each head are read; `relative` `[heads]` of `[head_dim, max_len]`. An empty cache
+/// gives 0.
 ///
 /// # Panics
-/// If the sizes disagree, or the mask reaches further back than `relative` has embeddings.
+/// If the sizes disagree, there are more queries than rows, or the mask reaches further back than
+/// there are embeddings.
 pub fn attention_step<T: Stored>(
     q: &[f32],
     k: &[T],
     v: &[T],
-    relative: Option<Relative>,
+    relative: Option<&[StreamedB]>,
     o: &mut [f32],
     cache: Cache,
     mask: Mask,
     scale: f32,
 ) {
     let Cache { heads, capacity, len, head_dim: d } = cache;
-    assert!(q.len() == heads * d && o.len() == q.len() && len <= capacity);
+    let queries = q.len().checked_div(heads * d).unwrap_or(0);
+    assert!(q.len() == queries * heads * d && o.len() == q.len() && len <= capacity);
     assert!(k.len() == heads * capacity * d && v.len() == k.len());
     assert!(mask.is_valid());
     if let Some(r) = relative {
         assert!(matches!(mask, Mask::Causal | Mask::Window { .. }));
-        assert!(r.er.len() == heads * r.max_len * d && mask.reach(len) <= r.max_len);
+        assert!(r.len() == heads && r.iter().all(|r| r.k() == d && mask.reach(len) <= r.n()));
     }
     if len == 0 || d == 0 {
         return o.fill(0.0);
     }
-    let bytes = 2 * mask.reach(len) * d * size_of::<T>();
+    assert!(queries <= len);
+    let bytes = 2 * mask.reach(len) * d * size_of::<T>() * queries;
     let o = Shared::new(o);
-    parallel_for(heads, TASK.div_ceil(bytes), |heads| {
-        for h in heads {
-            let rows = h * capacity * d..(h * capacity + len) * d;
-            // SAFETY: heads do not overlap.
-            let o = unsafe { o.slice(h * d..(h + 1) * d) };
-            let relative = relative.map(|r| (r.head(h, d), r.max_len));
-            one(&q[h * d..(h + 1) * d], &k[rows.clone()], &v[rows], relative, o, mask, scale);
+    parallel_for(heads, TASK.div_ceil(bytes.max(1)), |heads_here| {
+        for h in heads_here {
+            let relative = relative.map(|r| &r[h]);
+            for query in 0..queries {
+                let rows = h * capacity * d..(h * capacity + len - queries + query + 1) * d;
+                let at = (query * heads + h) * d..(query * heads + h + 1) * d;
+                // SAFETY: neither heads nor queries overlap.
+                let o = unsafe { o.slice(at.clone()) };
+                one(&q[at], &k[rows.clone()], &v[rows], relative, o, mask, scale);
+            }
         }
     });
 }
@@ -105,7 +121,7 @@ fn one<T: Stored>(
     q: &[f32],
     k: &[T],
     v: &[T],
-    relative: Option<(&[f32], usize)>,
+    relative: Option<&StreamedB>,
     o: &mut [f32],
     mask: Mask,
     scale: f32,
@@ -115,7 +131,9 @@ fn one<T: Stored>(
     let seen = || runs.iter().map(|run| (*run, run.range(len - 1)));
     let count = seen().map(|(_, (from, to))| to - from).sum();
     let words = d.div_ceil(T::EACH);
-    with_scratch(Room::size(count) + 2 * Room::size(T::EACH * words), |room| {
+    let whole = relative.map_or(0, |r| Row::room(d, r.precision()));
+    let wanted = Room::size(count) + 2 * Room::size(T::EACH * words) + Room::size(whole);
+    with_scratch(wanted, |room| {
         let mut room = Room(room);
         let scores = room.take(count);
         let (planes, sums) = (room.take(T::EACH * words), room.take(T::EACH * words));
@@ -131,25 +149,18 @@ fn one<T: Stored>(
             at += to - from;
             if let Some(rows) = as_words(k, d) {
                 let (first, step) = ((run.first + run.step * from) * words, run.step * words);
-                let score = Score {
-                    q: planes,
-                    rows: rows.get(first..).unwrap_or_default(),
-                    words,
-                    step,
-                    s,
-                    add: false,
-                };
-                score.run(T::EACH);
+                let rows = rows.get(first..).unwrap_or_default();
+                Score { q: planes, rows, words, step, s }.run(T::EACH);
             } else {
                 for (n, s) in s.iter_mut().enumerate() {
                     let row = (run.first + run.step * (from + n)) * d;
                     *s = q.iter().zip(&k[row..row + d]).map(|(q, k)| q * k.widen()).sum();
                 }
             }
-            if let Some((er, max_len)) = relative {
-                let rows = &er[(max_len + from - len) * d..];
-                Score { q, rows, words: d, step: d, s, add: true }.run(1);
-            }
+        }
+        if let Some(relative) = relative {
+            // What is seen ends at the query, and so do the distances.
+            relative.add_last(Row::new(q, relative.precision(), room.take(whole)), scores);
         }
         let sum = dispatch(Soften { s: scores, scale });
         let mut at = 0;

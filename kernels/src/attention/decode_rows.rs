@@ -33,7 +33,7 @@ fn widen<L: Lanes, const EACH: usize>(words: L) -> [L; EACH] {
     all
 }
 
-/// Scores of some keys: `s = q . row`, or added to what is there.
+/// Scores of some keys: `s = q . row`.
 pub(super) struct Score<'a> {
     /// The even, then the odd numbers of a row of pairs.
     pub q: &'a [f32],
@@ -42,7 +42,6 @@ pub(super) struct Score<'a> {
     /// Words from one row to the next.
     pub step: usize,
     pub s: &'a mut [f32],
-    pub add: bool,
 }
 
 impl Score<'_> {
@@ -61,7 +60,7 @@ impl<const EACH: usize> Body for Scores<'_, EACH> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lanes>(self) {
-        let Score { q, rows, words, step, s, add } = self.0;
+        let Score { q, rows, words, step, s } = self.0;
         for (n, s) in s.iter_mut().enumerate() {
             let row = &rows[n * step..n * step + words];
             let mut sum = L::zero();
@@ -71,8 +70,7 @@ impl<const EACH: usize> Body for Scores<'_, EACH> {
                     sum = x.mul_add(load(q, half * words + at, len, 0.0), sum);
                 }
             });
-            let sum = sum.reduce_add();
-            *s = if add { *s + sum } else { sum };
+            *s = sum.reduce_add();
         }
     }
 }

@@ -25,4 +25,5 @@ pub(crate) mod rows;
 pub(crate) mod shared;
 pub(crate) mod stream_lines;
 pub(crate) mod stream_pack;
+pub(crate) mod stream_rows;
 pub(crate) mod three;

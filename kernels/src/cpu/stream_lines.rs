@@ -108,13 +108,13 @@ impl<const BF16: bool> AddLines<'_, BF16> {
 
 /// The bf16 in the low half of each word.
 #[inline(always)]
-fn low<L: Lanes>(words: L::Ints) -> L {
+pub(super) fn low<L: Lanes>(words: L::Ints) -> L {
     L::from_bits(L::shift_left::<16>(words))
 }
 
 /// The bf16 in the high half of each word.
 #[inline(always)]
-fn high<L: Lanes>(words: L::Ints) -> L {
+pub(super) fn high<L: Lanes>(words: L::Ints) -> L {
     L::from_bits(L::and(words, L::ints(0xffff_0000_u32 as i32)))
 }
 

@@ -1,14 +1,19 @@
 //! A block of the Transformer: attention and a feed-forward layer, each with its norm.
+//!
+//! Source of what is computed again: Chen, Xu, Zhang & Guestrin 2016.
 
 use super::positions::Turns;
 use super::{Positions, TransformerConfig};
 use crate::Result;
 use crate::layers::{Linear, Norm};
 use etude_engine::{Attention, Module, Param, Rng, Tensor, attention, init, self_attention};
+use etude_engine::{Error, recompute};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// What all blocks of a pass share.
-pub(super) struct Pass<'a> {
-    pub config: &'a TransformerConfig,
+pub(super) struct Pass {
+    pub config: TransformerConfig,
     pub batch: usize,
     pub steps: usize,
     /// By which queries and keys are turned, where they are.
@@ -16,6 +21,7 @@ pub(super) struct Pass<'a> {
 }
 
 /// One block: attention and feed-forward layer, each with its norm.
+#[derive(Clone)]
 pub(super) struct Block {
     pub norm1: Norm,
     pub qkv: Linear,
@@ -51,7 +57,7 @@ impl Block {
 
     /// Runs the block on the stream `[batch * steps, hidden]`.
     pub fn forward(&self, x: &Tensor, pass: &Pass, rng: &mut Option<&mut Rng>) -> Result<Tensor> {
-        let config = pass.config;
+        let config = &pass.config;
         let drop = |x: Tensor, rng: &mut Option<&mut Rng>| match rng.as_deref_mut() {
             Some(rng) => Ok::<_, crate::Error>(x.dropout(config.dropout, rng)?),
             None => Ok(x),
@@ -69,9 +75,40 @@ impl Block {
         normed(&self.norm2, &x, post)
     }
 
+    /// [`Block::forward`] of which the input alone is kept: the backward runs it again, with the same
+    /// random numbers.
+    pub fn forward_again(
+        &self,
+        x: &Tensor,
+        pass: &Arc<Pass>,
+        rng: &mut Option<&mut Rng>,
+    ) -> Result<Tensor> {
+        // A gradient flows to what is named as an input alone.
+        let mut inputs = vec![x.clone()];
+        self.visit(&mut |p| inputs.push(p.value.clone()));
+        let (block, pass) = (self.clone(), pass.clone());
+        let (start, end) = (rng.as_deref().copied(), Arc::new(AtomicU64::new(0)));
+        let ended = end.clone();
+        let run = move |x: &[Tensor]| {
+            let (mut block, mut weights, mut rng) = (block.clone(), x[1..].iter(), start);
+            block.visit_mut(&mut |p| weights.next().into_iter().for_each(|w| p.value = w.clone()));
+            let y = block.forward(&x[0], &pass, &mut rng.as_mut()).map_err(|e| match e {
+                crate::Error::Engine(e) => e,
+                e => Error::argument("block", e.to_string()),
+            })?;
+            end.store(rng.map_or(0, |rng| rng.position), Relaxed);
+            Ok(y)
+        };
+        let y = recompute(&inputs.iter().collect::<Vec<_>>(), run)?;
+        if let Some(rng) = rng {
+            rng.position = ended.load(Relaxed);
+        }
+        Ok(y)
+    }
+
     /// What all heads find: `[batch * steps, hidden]` to the same.
     fn attend(&self, x: &Tensor, pass: &Pass, rng: &mut Option<&mut Rng>) -> Result<Tensor> {
-        let &Pass { config, batch, steps, .. } = pass;
+        let &Pass { ref config, batch, steps, .. } = pass;
         let (heads, d) = (config.heads, config.head_dim());
         let mut none = Rng::new(0);
         let (dropout, rng) = match rng.as_deref_mut() {

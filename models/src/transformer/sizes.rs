@@ -24,6 +24,7 @@ pub(super) const KEYS: &[&str] = &[
     "output",
     "dropout",
     "label_smoothing",
+    "recompute",
 ];
 
 /// The names of the activations: the exact GELU, max(x, 0), and the GELU by tanh that GPT-2 has.
@@ -60,6 +61,9 @@ pub struct TransformerConfig {
     pub dropout: f32,
     /// Share of a target's probability that is spread over all tokens in training.
     pub label_smoothing: f32,
+    /// Whether training keeps the input of a block alone and runs the block again in the backward: the
+    /// same numbers, in less memory and more time.
+    pub recompute: bool,
 }
 
 impl TransformerConfig {
@@ -80,6 +84,7 @@ impl TransformerConfig {
             tied: false,
             dropout: 0.0,
             label_smoothing: 0.0,
+            recompute: false,
         }
     }
 
@@ -109,6 +114,7 @@ impl TransformerConfig {
             tied: t.choice("output", "own", &["own", "tied"])? == "tied",
             dropout: t.number("dropout", 0.0, 0.0..=0.95)? as f32,
             label_smoothing: t.number("label_smoothing", 0.0, 0.0..=0.9)? as f32,
+            recompute: t.flag("recompute", false)?,
         };
         config.check()?;
         Ok(config)
@@ -184,7 +190,7 @@ impl Network for TransformerConfig {
             Activation::GeluTanh => "gelu-tanh",
             _ => "gelu",
         };
-        let values: [(&str, Value); 14] = [
+        let values: [(&str, Value); 15] = [
             ("hidden", self.hidden.into()),
             ("layers", self.layers.into()),
             ("heads", self.heads.into()),
@@ -199,6 +205,7 @@ impl Network for TransformerConfig {
             ("output", if self.tied { "tied" } else { "own" }.into()),
             ("dropout", written(self.dropout)),
             ("label_smoothing", written(self.label_smoothing)),
+            ("recompute", self.recompute.into()),
         ];
         table.extend(values.map(|(key, value)| (key.to_owned(), value)));
     }
@@ -217,7 +224,9 @@ impl Network for TransformerConfig {
     fn activations_per_token(&self, vocab: usize) -> u64 {
         let [d, ff, layers] = [self.hidden, self.ff, self.layers].map(|n| n as u64);
         // The stream twice, both norms, q, k, v, what attention found; dropout keeps its sums.
-        layers * (10 * d + 2 * ff + self.heads as u64) + 3 * d + 2 * vocab as u64
+        let block = 10 * d + 2 * ff + self.heads as u64;
+        let blocks = if self.recompute { layers * d + block } else { layers * block };
+        blocks + 3 * d + 2 * vocab as u64
     }
 
     fn width(&self) -> usize {

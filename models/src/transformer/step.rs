@@ -1,79 +1,18 @@
 //! The Transformer one token at a time: keys and values of earlier tokens are kept, so a token costs
 //! one row of each product, and one query against the rows that are kept. Nothing is allocated.
+//!
+//! Tokens that are known beforehand, a primer, go through the blocks side by side: weights are read
+//! once for [`CHUNK`] of them, and what is kept is the same, bit for bit.
 
-use super::positions::{Turn, sinusoid};
-use super::{Block, Positions, Transformer, TransformerConfig};
-use crate::layers::{Linear, NORM_EPS, Norm, add, add_rows};
+use super::block_step::{BlockStep, NormStep, Room};
+use super::positions::sinusoid;
+use super::{Positions, Transformer, TransformerConfig};
+use crate::layers::{add, add_rows};
 use crate::{Generator, Result};
-use etude_engine::{KeyValueCache, LinearStep, NO_ID, Precision, Tensor};
-use etude_engine::{activation_row, layer_norm_row, read_in_turn};
+use etude_engine::{LinearStep, NO_ID, Precision, Tensor, read_in_turn};
 
-/// A norm and the row that it makes.
-struct NormStep {
-    weight: Vec<f32>,
-    bias: Vec<f32>,
-    y: Vec<f32>,
-}
-
-impl NormStep {
-    fn new(norm: &Norm) -> NormStep {
-        let (weight, bias) = (norm.weight.value.to_vec(), norm.bias.value.to_vec());
-        NormStep { y: vec![0.0; weight.len()], weight, bias }
-    }
-
-    fn apply(&mut self, x: &[f32]) -> &[f32] {
-        layer_norm_row(x, &self.weight, &self.bias, NORM_EPS, &mut self.y);
-        &self.y
-    }
-}
-
-/// A block and the keys and values that it has seen.
-struct BlockStep {
-    norm1: NormStep,
-    qkv: LinearStep,
-    er: Vec<f32>,
-    cache: KeyValueCache,
-    proj: LinearStep,
-    norm2: NormStep,
-    up: LinearStep,
-    down: LinearStep,
-}
-
-impl BlockStep {
-    fn new(b: &Block, config: &TransformerConfig, precision: Precision) -> Result<BlockStep> {
-        let linear =
-            |l: &Linear| LinearStep::new(&l.weight.value, Some(&l.bias.value), 1, precision);
-        let capacity = config.reach() + config.reach().div_ceil(8);
-        Ok(BlockStep {
-            norm1: NormStep::new(&b.norm1),
-            qkv: linear(&b.qkv)?,
-            er: b.er.as_ref().map_or_else(Vec::new, |er| er.value.to_vec()),
-            cache: KeyValueCache::new(config.heads, config.head_dim(), capacity, precision)?,
-            proj: linear(&b.proj)?,
-            norm2: NormStep::new(&b.norm2),
-            up: linear(&b.up)?,
-            down: linear(&b.down)?,
-        })
-    }
-
-    fn linears(&mut self) -> [&mut LinearStep; 4] {
-        [&mut self.qkv, &mut self.proj, &mut self.up, &mut self.down]
-    }
-}
-
-/// What the blocks share.
-struct Room {
-    /// The stream of this token.
-    x: Vec<f32>,
-    /// Query, key and value.
-    qkv: Vec<f32>,
-    /// What the heads found.
-    a: Vec<f32>,
-    /// The inside of the feed-forward layer.
-    h: Vec<f32>,
-    /// By which queries and keys are turned at this place, where they are.
-    turn: Option<Turn>,
-}
+/// Most tokens that go through the blocks side by side: their rows stay in the second-level cache.
+const CHUNK: usize = 64;
 
 /// Writes one token after the other.
 pub struct TransformerGenerator {
@@ -85,6 +24,7 @@ pub struct TransformerGenerator {
     blocks: Vec<BlockStep>,
     norm: Option<NormStep>,
     out: LinearStep,
+    /// For one token.
     room: Room,
     /// Tokens read.
     place: usize,
@@ -96,11 +36,12 @@ impl Transformer {
     /// # Errors
     /// If the weights do not fit together.
     pub fn stepper(&self, precision: Precision) -> Result<TransformerGenerator> {
-        let (config, d) = (self.config.clone(), self.config.hidden);
+        let config = self.config.clone();
         let blocks = self.blocks.iter().map(|b| BlockStep::new(b, &config, precision));
         let mut blocks = blocks.collect::<Result<Vec<_>>>()?;
         let mut out = LinearStep::new(&self.w_out()?, None, 1, precision)?;
         read_in_turn(blocks.iter_mut().flat_map(BlockStep::linears).chain([&mut out]));
+        blocks.iter_mut().for_each(BlockStep::read_beside);
         let mut embedding = self.embedding.value.to_vec();
         embedding.iter_mut().for_each(|x| *x *= self.input_scale());
         Ok(TransformerGenerator {
@@ -109,14 +50,7 @@ impl Transformer {
             blocks,
             norm: self.norm.as_ref().map(NormStep::new),
             out,
-            room: Room {
-                x: vec![0.0; d],
-                qkv: vec![0.0; 3 * d],
-                a: vec![0.0; d],
-                h: vec![0.0; config.ff],
-                turn: (config.positions == Positions::Rotary)
-                    .then(|| Turn::new(config.head_dim() / 2)),
-            },
+            room: Room::new(&config, 1),
             place: 0,
             config,
         })
@@ -125,30 +59,34 @@ impl Transformer {
 
 impl TransformerGenerator {
     /// Makes room for one more token where there is none: what lies beyond the reach goes first.
-    fn make_room(&mut self) {
+    /// Returns for how many there is room now.
+    fn make_room(&mut self) -> usize {
         let (reach, block, stride) =
             (self.config.reach(), self.config.sparse_block, self.config.sparse_stride);
-        let Some(cache) = self.blocks.first().map(|b| &b.cache) else { return };
-        let (len, full) = (cache.len(), cache.len() == cache.capacity());
-        let gone = match self.config.is_sparse() {
-            false if full => len + 1 - reach,
-            // The older half, in whole patterns: which columns are seen depends on the place.
-            true if len == reach => {
+        let Some(cache) = self.blocks.first().map(|b| &b.cache) else { return 0 };
+        let most = if self.config.is_sparse() { reach } else { cache.capacity() };
+        let mut len = cache.len();
+        if len == most {
+            let gone = if self.config.is_sparse() {
+                // The older half, in whole patterns: which columns are seen depends on the place.
                 let pattern = block / gcd(block, stride) * stride;
                 (reach / 2).next_multiple_of(pattern).min(reach)
-            }
-            _ => return,
-        };
-        self.blocks.iter_mut().for_each(|b| b.cache.forget(gone));
+            } else {
+                len + 1 - reach
+            };
+            self.blocks.iter_mut().for_each(|b| b.cache.forget(gone));
+            len -= gone;
+        }
+        most - len
     }
 
-    fn input(&mut self, rows: &[u32]) -> Result<()> {
-        let x = &mut self.room.x;
+    /// Writes the input of the token at `place` to the stream `x` `[hidden]`.
+    fn input(&self, place: usize, rows: &[u32], x: &mut [f32]) -> Result<()> {
         let d = x.len();
         match self.config.positions {
-            Positions::Sinusoidal => sinusoid(self.place, x),
+            Positions::Sinusoidal => sinusoid(place, x),
             Positions::Learned => {
-                let at = self.place % self.config.context * d;
+                let at = place % self.config.context * d;
                 let table = self.positions.as_ref().and_then(Tensor::as_contiguous);
                 x.copy_from_slice(&table.unwrap_or_default()[at..at + d]);
             }
@@ -159,43 +97,29 @@ impl TransformerGenerator {
         if rows.iter().all(|row| *row == NO_ID) {
             add(x, start);
         }
-        if let Some(turn) = &mut self.room.turn {
-            turn.go_to(self.place);
-        }
         Ok(())
     }
-}
 
-impl BlockStep {
-    fn step(&mut self, room: &mut Room, config: &TransformerConfig) -> Result<()> {
-        let Room { x, qkv, a, h, turn } = room;
-        let d = x.len();
-        qkv.copy_from_slice(match config.pre_norm {
-            true => self.qkv.apply(self.norm1.apply(x))?,
-            false => self.qkv.apply(x)?,
-        });
-        if let Some(turn) = turn {
-            turn.turn(&mut qkv[..2 * d]);
+    /// Takes tokens through the blocks, as many as the room is for; their inputs are `rows`
+    /// `[tokens, active]`. Where they are `known`, what the last block would say of them is left out.
+    fn advance(&mut self, room: &mut Room, rows: &[u32], known: bool) -> Result<()> {
+        let d = self.config.hidden;
+        let tokens = room.x.len() / d;
+        let active = rows.len() / tokens;
+        for (t, x) in room.x.chunks_exact_mut(d).enumerate() {
+            self.input(self.place + t, &rows[t * active..(t + 1) * active], x)?;
         }
-        let (q, kv) = qkv.split_at(d);
-        self.cache.push(&kv[..d], &kv[d..])?;
-        let mask = config.mask(self.cache.len());
-        self.cache.attend(q, &self.er, mask, a)?;
-        add(x, self.proj.apply(a)?);
-        if !config.pre_norm {
-            let y = self.norm1.apply(x);
-            x.copy_from_slice(y);
+        for (t, turn) in room.turns.iter_mut().enumerate() {
+            turn.go_to(self.place + t);
         }
-        let up = match config.pre_norm {
-            true => self.up.apply(self.norm2.apply(x))?,
-            false => self.up.apply(x)?,
-        };
-        activation_row(config.activation, up, h);
-        add(x, self.down.apply(h)?);
-        if !config.pre_norm {
-            let y = self.norm2.apply(x);
-            x.copy_from_slice(y);
+        let last = self.blocks.len() - 1;
+        for (at, block) in self.blocks.iter_mut().enumerate() {
+            block.project(room, &self.config)?;
+            if !(known && at == last) {
+                block.transform(room, &self.config)?;
+            }
         }
+        self.place += tokens;
         Ok(())
     }
 }
@@ -222,16 +146,34 @@ impl Generator for TransformerGenerator {
     }
 
     fn step(&mut self, rows: &[u32]) -> Result<&[f32]> {
-        self.input(rows)?;
         self.make_room();
-        for block in &mut self.blocks {
-            block.step(&mut self.room, &self.config)?;
-        }
-        self.place += 1;
-        let x = &self.room.x;
-        Ok(match &mut self.norm {
-            Some(norm) => self.out.apply(norm.apply(x))?,
+        let mut room = std::mem::take(&mut self.room);
+        let advanced = self.advance(&mut room, rows, false);
+        self.room = room;
+        advanced?;
+        let Room { x, y, .. } = &mut self.room;
+        Ok(match &self.norm {
+            Some(norm) => {
+                norm.apply(x, y);
+                self.out.apply(y)?
+            }
             None => self.out.apply(x)?,
         })
+    }
+
+    fn read(&mut self, rows: &[u32], active: usize) -> Result<()> {
+        let (mut rest, active) = (rows, active.max(1));
+        let mut room = Room::new(&self.config, CHUNK.min(rows.len() / active));
+        while rest.len() >= active {
+            let tokens = CHUNK.min(rest.len() / active).min(self.make_room());
+            // The last ones, or those up to the end of the context.
+            if tokens * self.config.hidden != room.x.len() {
+                room = Room::new(&self.config, tokens);
+            }
+            let (now, later) = rest.split_at(tokens * active);
+            self.advance(&mut room, now, true)?;
+            rest = later;
+        }
+        Ok(())
     }
 }
