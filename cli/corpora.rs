@@ -114,7 +114,7 @@ impl Corpus {
 const SATB: &[u8] = include_bytes!("../corpora/chorales/satb.json.xz");
 const QUARTER: &[u8] = include_bytes!("../corpora/chorales/quarter.json.xz");
 
-const CORPORA: [Entry; 6] = [
+const CORPORA: [Entry; 7] = [
     Entry {
         name: "folk",
         about: "Irish, Scottish and American melodies, one voice",
@@ -144,6 +144,19 @@ const CORPORA: [Entry; 6] = [
         notes: [33_916, 10_721, 11_804],
         packed: QUARTER,
         documents: &[("README.md", include_str!("../corpora/chorales-quarter/README.md"))],
+    },
+    Entry {
+        name: "leadsheets",
+        about: "songs, hymns and waltzes: melodies with their chords",
+        licence: "MIT; the works public domain",
+        origin: "OpenEWLD",
+        pieces: [103, 10, 10],
+        notes: [24_344, 3_120, 2_099],
+        packed: include_bytes!("../corpora/leadsheets/pieces.xz"),
+        documents: &[
+            ("README.md", include_str!("../corpora/leadsheets/README.md")),
+            ("LICENSE.OpenEWLD.txt", include_str!("../corpora/leadsheets/LICENSE.OpenEWLD.txt")),
+        ],
     },
     Entry {
         name: "bands",

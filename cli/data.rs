@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use etude_tokenizer::chord::with_chords;
 use etude_tokenizer::twins::{self, Sketch};
 use etude_tokenizer::{Score, read_file};
 
@@ -182,7 +183,11 @@ fn built_in(name: &str) -> Result<Data> {
     for piece in corpus.pieces {
         let reading = Score::from_midi(&piece.midi)
             .map_err(|e| Error::failed(format!("corpora: {name}/{}: {e}", piece.name)))?;
-        data.pieces.push(Piece { name: piece.name, split: piece.split, score: reading.score });
+        data.pieces.push(Piece {
+            name: piece.name,
+            split: piece.split,
+            score: with_chords(reading),
+        });
     }
     Ok(data)
 }
@@ -296,7 +301,8 @@ fn from_files(sources: &[PathBuf]) -> Result<Data> {
                 continue;
             }
         };
-        let (score, is_mended) = (reading.score, !reading.warnings.is_empty());
+        let is_mended = !reading.warnings.is_empty();
+        let score = with_chords(reading);
         let mark = Mark { hash: fingerprint(&score), sketch: Sketch::of(&score), split };
         if !taken.take(&path, mark, score.note_count(), is_mended) {
             continue;

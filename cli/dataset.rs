@@ -6,12 +6,13 @@
 //! it costs time alone.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use etude_models::data::{self as tokens, Conditions, Dataset, Pieces, Stored};
 use etude_models::store::{Place, Store, content_hash};
 use etude_models::train::RunConfig;
+use etude_tokenizer::chord::with_chords;
 use etude_tokenizer::twins::Sketch;
 use etude_tokenizer::{Encoding, MAX_FILE_BYTES, Meter, Score};
 use serde_json::{Value, json};
@@ -109,11 +110,14 @@ impl About {
 /// What a file gives: music and where its tokens are, or why it is of no use.
 type Given = std::result::Result<(About, Place), String>;
 
+/// What the record of a content's chords is found by, beside the content's hash.
+const CHORDS: u128 = 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c834;
+
 /// Reads files into the cache of an encoding, or into something for this run alone where there can be
 /// none, or no room for more in it.
 fn gather(
     found: &[Found],
-    encoding: &dyn Encoding,
+    (encoding, conditions): (&dyn Encoding, Conditions),
     cached: bool,
     console: &Console,
 ) -> Result<(Store, Gathered)> {
@@ -121,7 +125,7 @@ fn gather(
     let failed = |e: etude_models::Error| Error::failed(e.to_string());
     if let Some(folder) = cache_folder().filter(|_| cached) {
         let all = Store::open(&folder, name, vocab).map_err(failed).and_then(|mut store| {
-            let gathered = Gathered::read(found, encoding, &mut store)?;
+            let gathered = Gathered::read(found, (encoding, conditions), &mut store)?;
             Ok((store, gathered))
         });
         match all {
@@ -130,7 +134,7 @@ fn gather(
         }
     }
     let mut store = Store::scratch(name, vocab).map_err(failed)?;
-    let gathered = Gathered::read(found, encoding, &mut store)?;
+    let gathered = Gathered::read(found, (encoding, conditions), &mut store)?;
     Ok((store, gathered))
 }
 
@@ -153,10 +157,22 @@ struct Gathered {
 }
 
 impl Gathered {
-    fn read(found: &[Found], encoding: &dyn Encoding, store: &mut Store) -> Result<Gathered> {
+    fn read(
+        found: &[Found],
+        (encoding, conditions): (&dyn Encoding, Conditions),
+        store: &mut Store,
+    ) -> Result<Gathered> {
         let mut all = Gathered::default();
         for &Found { ref path, ref name, split } in found {
-            let (about, place) = match file(path, encoding, store, &mut all.known)? {
+            let bytes = match read_bytes(path, MAX_FILE_BYTES) {
+                Ok(bytes) => bytes,
+                Err(Error::Input { why, .. }) => {
+                    all.taken.skip(path, why);
+                    continue;
+                }
+                Err(other) => return Err(other),
+            };
+            let (about, place) = match file(&bytes, encoding, store, &mut all.known)? {
                 Ok(given) => given,
                 Err(why) => {
                     all.taken.skip(path, why);
@@ -170,9 +186,11 @@ impl Gathered {
             for (reason, count) in about.lost {
                 *all.lost.entry(reason).or_insert(0) += count;
             }
+            let chords = chords(&bytes, (encoding, conditions), store, &mut all.lost)?;
             all.pieces.push(Stored {
                 name: name.as_str().into(),
                 place,
+                chords,
                 meter: about.meter,
                 notes: about.notes[1],
                 frames: about.frames,
@@ -192,7 +210,8 @@ fn from_files(
     console: &Console,
 ) -> Result<(Dataset, usize)> {
     let (found, mut skipped) = data::survey(sources)?;
-    let (store, gathered) = gather(&found, encoding, cached, console)?;
+    let how = (encoding, config.model.conditions);
+    let (store, gathered) = gather(&found, how, cached, console)?;
     store.settle();
     let Gathered { taken, pieces, lost, known } = gathered;
     let Taken { marks, notes, mended, .. } = taken;
@@ -220,19 +239,46 @@ fn from_files(
     Ok((Dataset { train, valid, test, lost }, counts[Split::Train as usize]))
 }
 
-/// Reads a file, or finds what was made of its content before.
+/// Finds the chords of a file that has music, or those that were found in its content before; `None` for
+/// a model that reads none.
+fn chords(
+    bytes: &[u8],
+    (encoding, conditions): (&dyn Encoding, Conditions),
+    store: &mut Store,
+    lost: &mut BTreeMap<String, usize>,
+) -> Result<Option<Place>> {
+    let Conditions::Chords(input, _) = conditions else { return Ok(None) };
+    // One content has chords of its own for each way to write them: what is lost differs.
+    let content = content_hash(bytes) ^ CHORDS.rotate_left(input.width());
+    let mut count = |of: &Value| {
+        let of = of.as_array().into_iter().flatten();
+        for (reason, n) in of.filter_map(|l| Some((l[0].as_str()?, l[1].as_u64()?))) {
+            *lost.entry(reason.to_owned()).or_insert(0) += n as usize;
+        }
+    };
+    if let Some((kept, place)) = store.find(content) {
+        count(&kept["lost"]);
+        return Ok(Some(place));
+    }
+    let mut untold = Vec::new();
+    let score = Score::from_midi(bytes).map(with_chords).ok();
+    let track = score.and_then(|score| conditions.guide(&score, encoding, Some(&mut untold)));
+    let text = track.map(|track| track.to_text()).unwrap_or_default();
+    let about = json!({ "lost": untold });
+    count(&about["lost"]);
+    let words: Vec<u32> = text.bytes().map(u32::from).collect();
+    let place = store.add(content, &about, &words);
+    place.map(Some).map_err(|e| Error::failed(e.to_string()))
+}
+
+/// Encodes a file, or finds what was made of its content before.
 fn file(
-    path: &Path,
+    bytes: &[u8],
     encoding: &dyn Encoding,
     store: &mut Store,
     known: &mut usize,
 ) -> Result<Given> {
-    let bytes = match read_bytes(path, MAX_FILE_BYTES) {
-        Ok(bytes) => bytes,
-        Err(Error::Input { why, .. }) => return Ok(Err(why)),
-        Err(other) => return Err(other),
-    };
-    let content = content_hash(&bytes);
+    let content = content_hash(bytes);
     if let Some((kept, place)) = store.find(content) {
         let given = match kept["why"].as_str() {
             Some(why) => Some(Err(why.to_owned())),
@@ -246,7 +292,7 @@ fn file(
     let keep = |store: &mut Store, about: &Value, tokens: &[u32]| {
         store.add(content, about, tokens).map_err(|e| Error::failed(e.to_string()))
     };
-    let reading = match Score::from_midi(&bytes) {
+    let reading = match Score::from_midi(bytes) {
         Ok(reading) if reading.score.note_count() > 0 => reading,
         other => {
             let why = other.err().map_or("no notes in it".to_owned(), |e| match e {

@@ -21,6 +21,7 @@ PACKS = {
     "chorales": [("jsb", None, "")],
     "bands": [("band", None, "")],
     "grooves": [("groove", None, "")],
+    "leadsheets": [("leadsheets", None, "")],
     "piano": [("piano_performance", None, ""), ("piano_scores_pd", "train", "score_")],
 }
 PLAIN = {

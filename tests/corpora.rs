@@ -30,6 +30,7 @@ fn every_piece_is_byte_for_byte_the_file_of_its_source() {
     let folders = [
         ("folk", "folk"),
         ("chorales", "jsb"),
+        ("leadsheets", "leadsheets"),
         ("bands", "band"),
         ("grooves", "groove"),
         ("piano", "piano_performance"),

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use etude_tokenizer::{Note, Score, Tempo, Track, read_file, transpose};
+use etude_tokenizer::{Marker, Note, Score, Tempo, Track, read_file, transpose};
 use serde_json::Value;
 
 #[path = "support/folder.rs"]
@@ -324,4 +324,116 @@ fn a_task_of_memory_is_told_in_numbers_and_pictures() {
     folder.refused("train gru --task copy --length 4 --steps 1 --out taken", "taken: ");
     folder.refused("train gru/pianoroll --task copy --out no", "model.conditions");
     assert!(!folder.0.join("no").exists());
+}
+
+/// Eight bars of quarters over a chord a bar, told as markers or not at all.
+fn lead_sheet(moved: u8, told: bool) -> Score {
+    let mut score = Score::new(480);
+    let note = |i: u64| {
+        let pitch = 60 + moved + [0, 4, 7, 5, 9, 12, 7, 11][(i / 4 + 3 * i) as usize % 8];
+        Note { tick: 480 * i, duration: 480, pitch, velocity: 90 }
+    };
+    score.tracks.push(Track { notes: (0..32).map(note).collect(), ..Track::default() });
+    if told {
+        let names = ["C", "F", "G7", "Esus4"];
+        let marker = |bar: u64| Marker { tick: 1920 * bar, text: names[bar as usize % 4].into() };
+        score.markers = (0..8).map(marker).collect();
+    }
+    score
+}
+
+#[test]
+fn a_model_of_lead_sheets_plays_over_chords() {
+    let folder = Folder::new("improv");
+    for part in ["train", "valid"] {
+        std::fs::create_dir_all(folder.0.join("sheets").join(part)).unwrap();
+    }
+    for i in 0..6 {
+        let part = if i < 4 { "train" } else { "valid" };
+        let path = folder.0.join(format!("sheets/{part}/{i}.mid"));
+        std::fs::write(path, lead_sheet(i, i % 3 > 0).to_midi()).unwrap();
+    }
+    let train = "train lstm/improv-basic --data sheets --set hidden=8 --set batch=4 --steps 3";
+    // Read anew, out of the cache, and for chords that are written otherwise.
+    let first = folder.etude(&format!("{train} --out run"));
+    let said = String::from_utf8_lossy(&first.stderr);
+    assert!(first.status.success() && said.contains("chord without a triad"), "{said}");
+    folder.json(&format!("{train} --out again"));
+    let weights = |run: &str| std::fs::read(folder.0.join(run).join("model.safetensors")).unwrap();
+    assert!(weights("run") == weights("again"));
+    folder.json(&format!("{train} --no-cache --out anew"));
+    assert!(weights("run") == weights("anew"));
+    let pitches = folder.json(&format!("{train} --set conditions=chord-pitches --out pitches"));
+    assert!(pitches["valid_nll"].as_f64().unwrap() > 0.0);
+
+    let write = "generate run --bars 4 --seed 2 --no-audio --no-image";
+    folder.json(&format!("{write} --chords C|Am|F|G7 --out a.mid"));
+    let chords = |name: &str| -> Vec<(u64, String)> {
+        folder.score(name).markers.into_iter().map(|m| (m.tick, m.text)).collect()
+    };
+    let quarter = u64::from(folder.score("a.mid").ticks_per_quarter);
+    let expected = |names: [&str; 4]| -> Vec<(u64, String)> {
+        (0..).step_by(4 * quarter as usize).zip(names.map(String::from)).collect()
+    };
+    assert_eq!(chords("a.mid"), expected(["C", "Am", "F", "G7"]));
+    folder.json(&format!("{write} --chords C|Am|F|G7 --transpose 2 --play-chords --out b.mid"));
+    assert_eq!(chords("b.mid"), expected(["D", "Bm", "G", "A7"]));
+    let (plain, sounding) = (folder.score("a.mid"), folder.score("b.mid"));
+    assert_eq!((plain.tracks.len(), sounding.tracks.len()), (1, 2));
+    // D in the bass, D, F sharp and A above it, for a bar.
+    let bar: Vec<_> = sounding.tracks[1].notes.iter().filter(|n| n.tick == 0).collect();
+    let mut tones: Vec<u8> = bar.iter().map(|note| note.pitch).collect();
+    tones.sort_unstable();
+    assert_eq!(tones, [38, 50, 54, 57]);
+    assert!(bar.iter().all(|note| note.duration == 4 * quarter));
+    folder.json("continue b.mid --with run --bars 2 --out c.mid --no-audio --no-image");
+    folder.json("evaluate run --samples 2 --split all");
+
+    for (line, part) in [
+        (
+            "generate run --chords C|X",
+            "chord \"X\", character 3: 'X' where a root A to G is wanted",
+        ),
+        ("generate run --chords C|Esus4", "--chords: Esus4 has no major"),
+        ("generate run --chords C|D|E|F|G/H", "chord \"G/H\""),
+        ("generate run --density 3", "--density: the model does not read it"),
+        ("generate lstm --chords C", "--chords: the model does not read it"),
+        ("generate lstm --play-chords", "--play-chords: the model plays over no chords"),
+        ("generate run --pitch-histogram 1,2", "2 numbers; 12 are wanted"),
+        ("generate run --pitch-histogram 1,x", "\"x\" is not a number"),
+        ("train lstm/improv-basic --data sheets --set encoding=drums", "steps of a melody"),
+    ] {
+        folder.refused(&format!("{line} --out no.mid"), part);
+    }
+    assert!(!folder.0.join("no.mid").exists());
+}
+
+#[test]
+fn a_performance_is_asked_for_its_density_and_its_pitches() {
+    let folder = Folder::new("controls");
+    std::fs::create_dir(folder.0.join("piano")).unwrap();
+    for i in 0..3 {
+        std::fs::write(folder.0.join(format!("piano/{i}.mid")), lead_sheet(i, false).to_midi())
+            .unwrap();
+    }
+    let train =
+        "train lstm/performance-controls --data piano --set hidden=8 --set batch=4 --steps 2";
+    folder.json(&format!("{train} --out run"));
+    let major = "1,0,1,0,1,1,0,1,0,1,0,1";
+    let write = "generate run --seconds 3 --no-audio --no-image --seed 4";
+    let asked = format!("--density 4 --pitch-histogram {major}");
+    folder.json(&format!("{write} {asked} --out a.mid"));
+    folder.json(&format!("{write} {asked} --out b.mid"));
+    folder.json(&format!("{write} --density 40 --pitch-histogram {major} --out c.mid"));
+    assert_eq!(folder.score("a.mid"), folder.score("b.mid"));
+    assert_ne!(folder.score("a.mid"), folder.score("c.mid"));
+    let none = "0,0,0,0,0,0,0,0,0,0,0,0";
+    for (line, part) in [
+        ("--density -1", "unexpected argument"),
+        ("--density 5000", "--density: 5000 is not in 0 to 1000"),
+        (&format!("--pitch-histogram {none}"), "--pitch-histogram: the weights add up to 0"),
+        ("--chords C", "--chords: the model does not read it"),
+    ] {
+        folder.refused(&format!("{write} {line} --out no.mid"), part);
+    }
 }

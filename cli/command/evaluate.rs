@@ -246,6 +246,7 @@ fn generated(
             sampling: Sampling { temperature: args.temperature, ..Sampling::default() },
             seed: args.seed.wrapping_add(u64::from(i)),
         };
+        writer.ask_like(like);
         written.push(writer.write(&request).map_err(failed)?.score);
     }
     Ok(written)

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::args::{Machine, Seed, precision};
 use crate::command::render::SoundArgs;
+use crate::command::wishes::WishArgs;
 use crate::console::{Console, print, show_path};
 use crate::error::{Error, Result};
 use crate::input::read_midi;
@@ -19,7 +20,7 @@ use crate::{interrupt, model, output, pianoroll};
 /// Arguments of `etude generate`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  etude generate\n  etude generate --meter 6/8 --bars 32 --seed 7 --out jig.mid\n  etude generate run --primer tune.mid --bars 16 --temperature 0.9\n  etude generate lstm --count 5 --out pieces --json\n  etude generate --pitches 60,-2,62,-2,64,-2,-2,-2 --bars 8\n  etude generate --beam 4 --branch 2 --steps-per-iteration 16\n  etude generate --stream --no-audio"
+    after_help = "Examples:\n  etude generate\n  etude generate --meter 6/8 --bars 32 --seed 7 --out jig.mid\n  etude generate run --primer tune.mid --bars 16 --temperature 0.9\n  etude generate lstm --count 5 --out pieces --json\n  etude generate --pitches 60,-2,62,-2,64,-2,-2,-2 --bars 8\n  etude generate --beam 4 --branch 2 --steps-per-iteration 16\n  etude generate --stream --no-audio\n  etude generate improv --chords \"C Am | F G7\" --play-chords --bars 16   (a run of lstm/improv-basic)\n  etude generate piano --density 4 --seconds 30   (a run of lstm/performance-density)"
 )]
 pub struct Args {
     /// A bundled model, a run directory or a .safetensors file [default: lstm]
@@ -40,6 +41,9 @@ pub struct Args {
     inject_primer: bool,
 
     #[command(flatten)]
+    wishes: WishArgs,
+
+    #[command(flatten)]
     controls: Controls,
 }
 
@@ -56,6 +60,9 @@ pub struct ContinueArgs {
     /// The model that goes on: a bundled model, a run directory or a .safetensors file
     #[arg(long = "with", value_name = "NAME", default_value = "lstm")]
     name: PathBuf,
+
+    #[command(flatten)]
+    wishes: WishArgs,
 
     #[command(flatten)]
     controls: Controls,
@@ -228,7 +235,8 @@ pub fn run(args: &Args, console: &Console) -> Result<()> {
     if args.inject_primer && primer.is_none() {
         return Err(Error::input("--inject-primer: a --primer or --pitches is wanted"));
     }
-    let mut source = Source { file: args.primer.as_deref(), ..Source::default() };
+    let (file, wishes) = (args.primer.as_deref(), Some(&args.wishes));
+    let mut source = Source { file, wishes, ..Source::default() };
     match args.inject_primer {
         true => source.around = primer.map(|voice| Around { voice, chords: Vec::new() }),
         false => source.primer = primer,
@@ -242,7 +250,7 @@ pub fn run(args: &Args, console: &Console) -> Result<()> {
 /// As [`run`].
 pub fn run_continue(args: &ContinueArgs, console: &Console) -> Result<()> {
     let primer = Some(read_midi(&args.file, console)?.score);
-    let source = Source { primer, ..Source::of_file(&args.file) };
+    let source = Source { primer, wishes: Some(&args.wishes), ..Source::of_file(&args.file) };
     args.controls.machine.pool()?.run(|| write(&args.controls, &args.name, source, console))
 }
 
@@ -257,6 +265,8 @@ pub(super) struct Source<'a> {
     pub finish: Option<Box<dyn Fn(Score) -> Score + Send>>,
     /// The file that either was read from.
     pub file: Option<&'a Path>,
+    /// What it is asked to be like.
+    pub wishes: Option<&'a WishArgs>,
 }
 
 impl Source<'_> {
@@ -274,7 +284,7 @@ pub(super) fn write(args: &Controls, name: &Path, source: Source, console: &Cons
     }
     let name = args.weights.as_deref().unwrap_or(name);
     let seed = args.seed.get();
-    let Source { primer, around, steps, finish, file } = source;
+    let Source { primer, around, steps, finish, file, wishes } = source;
     let mut request = Request {
         length: match args.seconds {
             Some(seconds) => Length::Seconds(seconds),
@@ -312,6 +322,10 @@ pub(super) fn write(args: &Controls, name: &Path, source: Source, console: &Cons
     let precision = args.precision.unwrap_or_else(|| Precision::for_weights(weights));
     let mut writer = Writer::with_precision(&trained.config, &*trained.model, precision)
         .map_err(|e| model::from_models(e, name))?;
+    if let Some(wishes) = wishes {
+        wishes.check(trained.config.conditions)?;
+        writer.ask(wishes.wishes()).map_err(|e| Error::input(format!("--{e}")))?;
+    }
     request.meter = meter;
     let encoding = trained.config.encoding().map_err(|e| Error::input(e.to_string()))?;
     let mut files = Vec::new();
@@ -339,7 +353,10 @@ pub(super) fn write(args: &Controls, name: &Path, source: Source, console: &Cons
             Some(finish) => finish(piece.score),
             None => piece.score,
         };
-        let score = shifted(score, args.transpose)?;
+        let mut score = shifted(score, args.transpose)?;
+        if let Some(wishes) = wishes.filter(|_| !score.markers.is_empty()) {
+            score = wishes.finish(score, args.transpose);
+        }
         let place = place(args, request.seed, console);
         let written = write_files(&score, &place, args)?;
         say(console, &written, &score, meter)?;

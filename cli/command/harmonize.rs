@@ -9,6 +9,7 @@ use etude_tokenizer::step_input::steps_per_bar;
 use etude_tokenizer::{Note, Satb, Score, Track, quantise_beats, transpose};
 
 use crate::command::generate::{Controls, Source, write};
+use crate::command::wishes::progression;
 use crate::console::Console;
 use crate::error::{Error, Result};
 use crate::input::read_midi;
@@ -34,10 +35,6 @@ pub struct Args {
 
     #[command(flatten)]
     controls: Controls,
-}
-
-fn progression(text: &str) -> std::result::Result<Progression, String> {
-    Progression::parse(text).map_err(|e| e.to_string())
 }
 
 /// Sets a melody.

@@ -14,3 +14,4 @@ pub mod models;
 pub mod render;
 pub mod tokenize;
 pub mod train;
+mod wishes;

@@ -84,7 +84,11 @@ impl Augment {
         if !encoded.lost.is_empty() || encoded.tokens.len() < 2 {
             return Ok(None);
         }
-        Ok(Some(Piece { tokens: encoded.tokens, ..piece.clone() }))
+        let mut input = piece.input.clone();
+        if let Some(moved) = input.guide().map(|(_, guide)| guide.transpose(shift)) {
+            input = input.told(moved);
+        }
+        Ok(Some(Piece { tokens: encoded.tokens, input, ..piece.clone() }))
     }
 }
 

@@ -9,8 +9,11 @@ pub use crate::pieces::Pieces;
 pub use crate::pieces::Stored;
 use crate::{Error, Result, frames};
 use etude_engine::Rng;
+use etude_tokenizer::features::{ChordInput, Controls};
 use etude_tokenizer::step_input::{self, StepInput};
-use etude_tokenizer::{Encoding, FeatureInput, Meter, PianoRoll, Score};
+use etude_tokenizer::{ChordTrack, Encoding, FeatureInput, Guide, GuideInput, Meter};
+use etude_tokenizer::{PianoRoll, Score};
+use std::borrow::Cow;
 use std::ops::Range;
 
 /// Keys of a piano roll.
@@ -58,20 +61,61 @@ pub enum Conditions {
     Features(FeatureInput),
     /// With the keys of the last step: all keys of a step are read and written at once.
     Keys,
+    /// With the six parts of the last note: all parts of a note are read and written at once.
+    Notes,
+    /// With the chord of the step, and the features that the encoding has or else the last token.
+    Chords(ChordInput, Option<FeatureInput>),
+    /// With what the performance is asked to be like, and the last token.
+    Controls(Controls),
 }
+
+/// The conditions of performances by name: density, pitch histogram, and whether they may be left out.
+const CONTROLS: [(&str, Controls); 4] = {
+    const fn of(density: bool, histogram: bool, optional: bool) -> Controls {
+        Controls { density, histogram, optional }
+    }
+    [
+        ("density", of(true, false, false)),
+        ("pitch-histogram", of(false, true, false)),
+        ("controls", of(true, true, false)),
+        ("optional-controls", of(true, true, true)),
+    ]
+};
 
 impl Conditions {
     /// The names in a configuration.
-    pub const NAMES: [&str; 4] = ["none", "form", "features", "keys"];
+    pub const NAMES: [&str; 11] = [
+        "none",
+        "form",
+        "features",
+        "keys",
+        "notes",
+        "chords",
+        "chord-pitches",
+        CONTROLS[0].0,
+        CONTROLS[1].0,
+        CONTROLS[2].0,
+        CONTROLS[3].0,
+    ];
 
-    /// Finds conditions by name; features are those of the encoding, if it has some.
+    /// Finds conditions by name; `None` if the encoding has none such. Features are those of the
+    /// encoding, chords stand beside melodies, controls beside performances.
     pub fn from_name(name: &str, encoding: &str) -> Option<Conditions> {
+        let melody = encoding.starts_with("melody");
+        let chords = |input| Conditions::Chords(input, FeatureInput::of(encoding));
         match name {
             "none" => Some(Conditions::None),
             "form" => Some(Conditions::Form),
             "features" => FeatureInput::of(encoding).map(Conditions::Features),
             "keys" => Some(Conditions::Keys),
-            _ => None,
+            "notes" => Some(Conditions::Notes),
+            "chords" => melody.then(|| chords(ChordInput::Triads)),
+            "chord-pitches" => melody.then(|| chords(ChordInput::Pitches)),
+            _ => {
+                let (_, controls) = CONTROLS.iter().find(|(known, _)| *known == name)?;
+                matches!(encoding, "performance" | "performance-dynamics")
+                    .then_some(Conditions::Controls(*controls))
+            }
         }
     }
 
@@ -82,7 +126,38 @@ impl Conditions {
             Conditions::Form => "form",
             Conditions::Features(_) => "features",
             Conditions::Keys => "keys",
+            Conditions::Notes => "notes",
+            Conditions::Chords(ChordInput::Triads, _) => "chords",
+            Conditions::Chords(ChordInput::Pitches, _) => "chord-pitches",
+            Conditions::Controls(controls) => {
+                let known = CONTROLS.iter().find(|(_, known)| *known == controls);
+                known.map_or("controls", |(name, _)| name)
+            }
         }
+    }
+
+    /// What guides a piece: its chords, in the key in which the encoding reads it.
+    ///
+    /// Chords that cannot be guessed or told are counted in `lost`.
+    pub fn guide(
+        self,
+        score: &Score,
+        encoding: &dyn Encoding,
+        mut lost: Option<&mut Vec<(String, usize)>>,
+    ) -> Option<ChordTrack> {
+        let Conditions::Chords(input, _) = self else { return None };
+        let track = match ChordTrack::of_score(score) {
+            Ok(track) => track,
+            Err(e) => {
+                lost.as_mut().into_iter().for_each(|l| count(l, &format!("not guessed: {e}"), 1));
+                return None;
+            }
+        };
+        let untold = track.untold(input);
+        if let Some(lost) = lost.filter(|_| untold > 0) {
+            count(lost, "chord without a triad read as no chord (not a note)", untold);
+        }
+        Some(track.transpose(encoding.key_shift(score)))
     }
 
     /// The input of a piece of `steps` steps in `meter`.
@@ -91,8 +166,17 @@ impl Conditions {
             Conditions::None => StepInput::previous(vocab),
             Conditions::Features(features) => StepInput::features(vocab, features),
             Conditions::Keys => StepInput::keys(),
+            Conditions::Notes => StepInput::notes(),
             Conditions::Form => {
                 StepInput::form(vocab, meter, steps.div_ceil(step_input::steps_per_bar(meter)))
+            }
+            Conditions::Chords(chords, features) => {
+                let events = features.map(|features| StepInput::features(vocab, features));
+                let events = events.unwrap_or_else(|| StepInput::previous(vocab));
+                events.guided(GuideInput::Chords(chords))
+            }
+            Conditions::Controls(controls) => {
+                StepInput::previous(vocab).guided(GuideInput::Controls(controls))
             }
         }
     }
@@ -173,7 +257,7 @@ pub fn piece(
     score: &Score,
     encoding: &dyn Encoding,
     conditions: Conditions,
-    lost: Option<&mut Vec<(String, usize)>>,
+    mut lost: Option<&mut Vec<(String, usize)>>,
 ) -> Option<Piece> {
     let encoded = match encoding.encode(score) {
         Ok(encoded) => encoded,
@@ -184,7 +268,7 @@ pub fn piece(
             return None;
         }
     };
-    if let Some(lost) = lost {
+    if let Some(lost) = lost.as_mut() {
         encoded.lost.iter().for_each(|(reason, n)| count(lost, reason, *n));
     }
     if encoded.tokens.len() < 2 {
@@ -195,9 +279,13 @@ pub fn piece(
         Conditions::Keys => frames::counted(&encoded.tokens),
         _ => (heard.end_tick() * 4).div_ceil(u64::from(heard.ticks_per_quarter.max(1))) as usize,
     };
+    let mut input = conditions.input(encoding.vocab_size(), meter_of(score), encoded.tokens.len());
+    if let Some(chords) = conditions.guide(score, encoding, lost) {
+        input = input.told(Guide::Chords(chords));
+    }
     Some(Piece {
         name: name.into(),
-        input: conditions.input(encoding.vocab_size(), meter_of(score), encoded.tokens.len()),
+        input,
         tokens: encoded.tokens,
         notes: heard.note_count(),
         frames,
@@ -243,7 +331,7 @@ impl Batch {
         let mut rows = vec![step_input::NO_ROW; steps * batch * active];
         let mut targets = vec![NO_TARGET; steps * batch];
         for (b, (piece, from)) in windows.iter().enumerate() {
-            let mut reader = piece.input.reader();
+            let mut reader = piece.input.reader_of(&piece.tokens);
             for t in 0..(piece.tokens.len() - from).min(window) {
                 let at = t * batch + b;
                 reader.fill(&piece.tokens, from + t, &mut rows[at * active..][..active]);
@@ -256,7 +344,8 @@ impl Batch {
     /// The batch of a training step: row `b` of step `s` is window number `s * batch + b` of an
     /// endless walk over the pieces and their shifts, each epoch in an order of its own.
     ///
-    /// A piece longer than the window is entered at its start half of the time, else anywhere.
+    /// A piece longer than the window is entered at its start half of the time, else anywhere. Where
+    /// controls are optional, every other window is told none.
     ///
     /// # Errors
     /// If a piece cannot be read.
@@ -271,7 +360,13 @@ impl Batch {
         let windows = (0..batch as u64).map(|b| {
             let number = step * batch as u64 + b;
             let (epoch, at) = (number / n, (number % n) as usize);
-            let piece = pieces.variant(pieces.at(seed, epoch, at), seed, number)?;
+            let mut piece = pieces.variant(pieces.at(seed, epoch, at), seed, number)?;
+            let is_free = matches!(piece.input.guide(),
+                Some((GuideInput::Controls(c), _)) if c.optional && number % 2 == 1);
+            if is_free {
+                let input = piece.input.clone().told(Guide::Nothing);
+                piece = Cow::Owned(Piece { input, ..piece.into_owned() });
+            }
             let over = piece.tokens.len().saturating_sub(window);
             let mut rng = Rng { seed, stream: WINDOW_STREAM, position: 4 * number };
             let (enter, place) = (rng.unit(), rng.unit());
@@ -280,6 +375,7 @@ impl Batch {
             } else {
                 ((f64::from(place) * (over + 1) as f64) as usize).min(over)
             };
+            let from = from - from % piece.input.stride();
             Ok((piece, from))
         });
         let windows = windows.collect::<Result<Vec<_>>>()?;

@@ -131,7 +131,7 @@ pub fn written_likelihood(
             tally.heard(piece);
             continue;
         }
-        let mut reader = piece.input.reader();
+        let mut reader = piece.input.reader_of(&piece.tokens);
         let mut rows = vec![0; piece.input.active()];
         let steps = piece.tokens.len().min(MAX_STEPS);
         for (t, token) in piece.tokens[..steps].iter().map(|token| *token as usize).enumerate() {

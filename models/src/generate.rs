@@ -15,11 +15,13 @@ use crate::data::meter_of;
 use crate::frames::Drawing;
 use crate::registry::ModelConfig;
 use crate::sampling::{Sampler, Sampling};
+use crate::wishes::{Wishes, guide_like};
 use crate::{Error, Generator, Model, Precision, Result};
 use etude_engine::Rng;
+use etude_tokenizer::TokenTime;
 use etude_tokenizer::chord::Chord;
 use etude_tokenizer::step_input::steps_per_bar;
-use etude_tokenizer::{Encoding, Meter, PianoRollTokens, Polyphony, Satb, Score, Tempo, TokenTime};
+use etude_tokenizer::{Encoding, Guide, Meter, PianoRollTokens, Polyphony, Satb, Score, Tempo};
 
 /// How long a piece shall be, after its primer.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -83,6 +85,9 @@ pub struct Writer {
     times: Vec<TokenTime>,
     onsets: Vec<bool>,
     pitches: Vec<Option<u8>>,
+    wishes: Wishes,
+    /// What is told in place of the wishes.
+    like: Option<Guide>,
 }
 
 impl Writer {
@@ -117,7 +122,25 @@ impl Writer {
             times,
             onsets,
             pitches,
+            wishes: Wishes::default(),
+            like: None,
         })
+    }
+
+    /// Asks that the pieces from now on be like this.
+    ///
+    /// # Errors
+    /// If the model does not read what is asked for, or a number is out of its range.
+    pub fn ask(&mut self, wishes: Wishes) -> Result<()> {
+        wishes.check(self.config.conditions)?;
+        (self.wishes, self.like) = (wishes, None);
+        Ok(())
+    }
+
+    /// Asks that the pieces from now on go over the chords of another, or be as dense and in its pitch
+    /// classes; nothing happens where the model reads neither.
+    pub fn ask_like(&mut self, piece: &Score) {
+        self.like = guide_like(piece, self.config.conditions, &*self.encoding);
     }
 
     /// The encoding that the model speaks.
@@ -159,7 +182,9 @@ impl Writer {
         let voice = around.map(|a| self.steps_of(&a.voice)).transpose()?.unwrap_or_default();
         let chords = around.map_or(&[][..], |around| &around.chords);
         let total_steps = primed + clock.steps(request.length);
+        let guide = self.guide(request, meter)?;
         let input = self.config.conditions.input(self.encoding.vocab_size(), meter, total_steps);
+        let input = input.told(guide.clone());
         if input.is_keys() {
             self.extend_keys(&mut draft, request, &clock, hear)?;
             let score = self.score_of(&draft.tokens, request, meter)?;
@@ -201,8 +226,30 @@ impl Writer {
         if let Some(end) = draft.grammar.end().filter(|end| draft.grammar.allows(*end)) {
             draft.tokens.push(end);
         }
-        let score = self.score_of(&draft.tokens, request, meter)?;
+        let mut score = self.score_of(&draft.tokens, request, meter)?;
+        if let Guide::Chords(track) = &guide {
+            // Back to the primer's key, as the notes.
+            let track = track.transpose(-self.moved(request));
+            let end = draft.tokens.len() as u64 * u64::from(score.ticks_per_quarter) / 4;
+            score.markers = track.markers(end, score.ticks_per_quarter);
+        }
         Ok(Composition { tokens: draft.tokens, primed, score, lost })
+    }
+
+    /// Semitones by which the primer is moved to be read.
+    fn moved(&self, request: &Request) -> i32 {
+        request.primer.as_ref().map_or(0, |primer| self.encoding.key_shift(primer))
+    }
+
+    /// What the model is told beside the events, in the key in which it reads them.
+    fn guide(&self, request: &Request, meter: Meter) -> Result<Guide> {
+        match &self.like {
+            Some(guide) => Ok(guide.clone()),
+            None => {
+                let guide = self.wishes.guide(self.config.conditions, steps_per_bar(meter))?;
+                Ok(guide.transpose(self.moved(request)))
+            }
+        }
     }
 
     /// Goes on with a piece whose steps are written whole, and shows the tokens of each step.
@@ -317,7 +364,7 @@ impl Writer {
             score.tempos = vec![Tempo { tick: 0, micros_per_quarter }];
             score.meters = vec![Meter { tick: 0, ..meter }];
         }
-        let moved = request.primer.as_ref().map_or(0, |primer| self.encoding.key_shift(primer));
+        let moved = self.moved(request);
         // Back to the primer's key, where every note can go there.
         Ok(etude_tokenizer::transpose(&score, -moved).unwrap_or(score))
     }

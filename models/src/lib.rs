@@ -34,6 +34,7 @@ pub mod tasks;
 pub mod train;
 pub mod transformer;
 mod weights;
+pub mod wishes;
 
 pub use error::Error;
 pub use weights::{Loaded, load_weights, read_model, save_weights};

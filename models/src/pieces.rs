@@ -6,6 +6,8 @@ use crate::data::{Conditions, Piece};
 use crate::store::{Place, Store};
 use crate::{Error, Result};
 use etude_engine::Rng;
+#[cfg(feature = "train")]
+use etude_tokenizer::{ChordTrack, Guide};
 use etude_tokenizer::{Encoding, Meter};
 use std::borrow::Cow;
 use std::fmt;
@@ -40,6 +42,9 @@ pub struct Stored {
     pub name: Box<str>,
     /// Where its tokens are.
     pub place: Place,
+    /// Where its chords are, as [`ChordTrack::to_text`] writes them, a word for each byte; `None`
+    /// where the model reads none.
+    pub chords: Option<Place>,
     /// Its first metre.
     pub meter: Meter,
     /// Notes in the quantised score.
@@ -60,6 +65,17 @@ impl From<Vec<Piece>> for Pieces {
     fn from(pieces: Vec<Piece>) -> Pieces {
         Pieces { held: Held::Memory(pieces), ..Pieces::default() }
     }
+}
+
+/// Reads chords from a store.
+#[cfg(feature = "train")]
+fn chords(store: &Store, place: Place) -> Result<ChordTrack> {
+    let bytes: Vec<u8> = store.tokens(place)?.into_iter().map(|word| word as u8).collect();
+    let text = String::from_utf8(bytes).ok();
+    text.and_then(|text| ChordTrack::from_text(&text)).ok_or_else(|| Error::File {
+        path: store.path().display().to_string(),
+        why: "chords that make no sense; delete it and begin anew".into(),
+    })
 }
 
 const ORDER_STREAM: u32 = 1;
@@ -140,13 +156,17 @@ impl Pieces {
             Held::Disk(store, pieces, (conditions, vocab)) => {
                 let stored = &pieces[piece];
                 let tokens = store.tokens(stored.place)?;
+                let mut input = conditions.input(*vocab, stored.meter, tokens.len());
+                if let Some(place) = stored.chords {
+                    input = input.told(Guide::Chords(chords(store, place)?));
+                }
                 let frames = match conditions {
                     Conditions::Keys => crate::frames::counted(&tokens),
                     _ => stored.frames,
                 };
                 Ok(Cow::Owned(Piece {
                     name: stored.name.to_string(),
-                    input: conditions.input(*vocab, stored.meter, tokens.len()),
+                    input,
                     tokens,
                     notes: stored.notes,
                     frames,

@@ -33,8 +33,10 @@
 
 mod cells;
 mod config;
+mod guided;
 mod heads;
 mod layer;
+mod notes;
 mod presets;
 mod step;
 
@@ -52,6 +54,7 @@ use etude_engine::{LayerWeights, LinearStep, Precision, RecurrentStep};
 use etude_engine::{init, no_grad};
 use heads::Head;
 use layer::Layer;
+use notes::NoteTurn;
 use step::{Layers, RecurrentGenerator};
 
 /// A recurrent language model.
@@ -107,11 +110,14 @@ impl Recurrent {
         self.embedding.as_ref().map(|table| &table.value).or(self.features.as_ref())
     }
 
-    /// The last layer's state at every step: `[steps * batch, hidden]`.
+    /// The last layer's state at every step: `[steps * batch, hidden]`; at every note where six heads
+    /// write notes.
     ///
     /// # Errors
     /// If the batch does not fit the network.
     pub fn forward(&self, batch: &Batch, mut dropout: Option<&mut Rng>) -> Result<Tensor> {
+        let notes = (self.config.head == HeadKind::Notes).then(|| notes::of_notes(batch));
+        let batch = notes.as_ref().unwrap_or(batch);
         let ids = Ids::bags(batch.rows.as_slice(), batch.active)?;
         let (steps, batch) = (batch.steps, batch.batch);
         let mut x = match self.vectors() {
@@ -201,7 +207,8 @@ impl Model for Recurrent {
                 }
             }
         };
-        Ok(Box::new(RecurrentGenerator { layers, keys: self.head.key_chain() }))
+        let notes = (self.config.head == HeadKind::Notes).then(NoteTurn::new);
+        Ok(Box::new(RecurrentGenerator { layers, keys: self.head.key_chain(), notes }))
     }
 
     fn parts(&self) -> Vec<Part> {

@@ -8,6 +8,7 @@ use crate::data::{Conditions, KEYS};
 use crate::{Error, Model, Result};
 use crate::{recurrent, transformer};
 use etude_engine::Tensor;
+use etude_tokenizer::step_input::StepInput;
 use serde_json::{Map, Value};
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -55,6 +56,11 @@ pub trait Network: Debug + Send + Sync {
 
     /// Tells whether it writes all keys of a step at once rather than tokens.
     fn writes_keys(&self) -> bool {
+        false
+    }
+
+    /// Tells whether it writes the six parts of a note at once.
+    fn writes_notes(&self) -> bool {
         false
     }
 
@@ -182,7 +188,16 @@ impl ModelConfig {
         let network = (entry.read)(&id, &mut table)?;
         table.finish()?;
         let Some(conditions) = Conditions::from_name(&conditions, &encoding) else {
-            let why = format!("the encoding {encoding} has no {conditions} but its tokens");
+            let why = match conditions.as_str() {
+                "features" => format!("the encoding {encoding} has no features but its tokens"),
+                "chords" | "chord-pitches" => format!(
+                    "{conditions} stand beside the steps of a melody; the encoding {encoding} has none"
+                ),
+                _ => format!(
+                    "{conditions}: asked of the encodings performance and performance-dynamics; \
+                     {encoding} was given"
+                ),
+            };
             return Err(Error::Config { key: "model.conditions".into(), why });
         };
         if conditions == Conditions::Form && !encoding.starts_with("melody") {
@@ -201,6 +216,17 @@ impl ModelConfig {
                  conditions = {}, encoding = {encoding}, and the head writes {} were given",
                 conditions.name(),
                 if network.writes_keys() { "keys" } else { "tokens" }
+            );
+            return Err(Error::Config { key: "model.conditions".into(), why });
+        }
+        let notes = network.writes_notes();
+        if (conditions == Conditions::Notes) != notes || (notes && encoding != "performance-note") {
+            let why = format!(
+                "notes are read with conditions = notes, written with head = notes, of the encoding \
+                 performance-note: all three together or none of the first two; conditions = {}, \
+                 encoding = {encoding}, and a head that writes {} were given",
+                conditions.name(),
+                if notes { "notes" } else { "none" }
             );
             return Err(Error::Config { key: "model.conditions".into(), why });
         }
@@ -232,7 +258,7 @@ impl ModelConfig {
         })
     }
 
-    /// Input rows, and output tokens or keys.
+    /// Numbers that a step reads, and output tokens or keys.
     ///
     /// # Errors
     /// If the encoding is unknown.
@@ -241,11 +267,13 @@ impl ModelConfig {
             return Ok((KEYS, KEYS));
         }
         let vocab = self.encoding()?.vocab_size();
-        if let Conditions::Features(features) = self.conditions {
-            return Ok((features.width(), vocab));
-        }
+        Ok((self.any_input(vocab).width(), vocab))
+    }
+
+    /// The input of a piece of any length in any metre: its rows are the same for all.
+    fn any_input(&self, vocab: usize) -> StepInput {
         let four = etude_tokenizer::Meter { tick: 0, numerator: 4, denominator: 4 };
-        Ok((self.conditions.input(vocab, four, 1).rows(), vocab))
+        self.conditions.input(vocab, four, 1)
     }
 
     /// Numbers in all weights.
@@ -274,12 +302,13 @@ impl ModelConfig {
     /// If the encoding is unknown.
     pub fn build(&self, seed: u64) -> Result<Box<dyn Model>> {
         let (rows, vocab) = self.widths()?;
-        match self.conditions {
-            Conditions::Features(features) => {
-                let table = Tensor::new(features.table(), &[features.rows(), rows])?;
+        let input = self.any_input(vocab);
+        match input.table() {
+            Some(table) => {
+                let table = Tensor::new(table, &[input.rows(), rows])?;
                 self.network.build_for_features(table, vocab, seed)
             }
-            _ => self.network.build(rows, vocab, seed),
+            None => self.network.build(rows, vocab, seed),
         }
     }
 }

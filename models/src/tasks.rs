@@ -204,8 +204,8 @@ impl Drill {
             return Err(Error::Config { key: "length".into(), why });
         }
         let network = &config.model.network;
-        if network.writes_keys() {
-            let why = "a task is told as a distribution; this network writes keys".into();
+        if network.writes_keys() || network.writes_notes() {
+            let why = "a task is told as a distribution; this network writes keys or notes".into();
             return Err(Error::Config { key: "model.head".into(), why });
         }
         if let Some(most) = network.most_steps().filter(|most| *most < problem.steps()) {

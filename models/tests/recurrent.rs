@@ -42,6 +42,16 @@ fn parameter_counts_are_the_published_ones() {
         ("lstm/performance", 6_242_692),
         // Not in the published table; by hand from the sizes in it.
         ("lstm/performance-modulo", 5_480_836),
+        ("lstm/improv-basic", 74_406),
+        ("lstm/improv-attention", 397_352),
+        ("lstm/improv-chord-pitches", 1_400_358),
+        // 6,242,692 and 2,048 for each number that is told beside the events: 8, 12, 20 and 21.
+        ("lstm/performance-density", 6_259_076),
+        ("lstm/performance-pitches", 6_267_268),
+        ("lstm/performance-controls", 6_283_652),
+        ("lstm/performance-optional", 6_285_700),
+        // 4 x 512 x (315 + 512 + 1), twice 4 x 512 x (512 + 512 + 1), 315 x (512 + 1).
+        ("lstm/performance-note", 6_055_739),
         ("lstm/pianoroll-nade", 424_664),
         // Those of the likelihood table of JSB chorales.
         ("rnn/pianoroll", 293_108),
@@ -53,7 +63,7 @@ fn parameter_counts_are_the_published_ones() {
         let config = config(name);
         let (x, h) = (config.widths().unwrap().0 as u64, if count > 500_000 { 256 } else { 128 });
         let attention = match name {
-            "lstm/melody-attention" | "lstm/drums" => {
+            "lstm/melody-attention" | "lstm/drums" | "lstm/improv-attention" => {
                 x * x + x * h + x + h * h + 2 * (2 * h * h + h) + h
             }
             _ => 0,
@@ -186,6 +196,15 @@ fn features_are_read_alike_in_whole_pieces_and_step_by_step() {
         ("lstm/drums", 0),
         ("lstm/drums", 4),
         ("lstm/performance-modulo", 0),
+        ("lstm/improv-basic", 0),
+        ("lstm/improv-attention", 5),
+        ("lstm/improv-chord-pitches", 0),
+        ("lstm/performance-density", 0),
+        ("lstm/performance-pitches", 3),
+        ("lstm/performance-controls", 0),
+        ("lstm/performance-optional", 0),
+        ("lstm/performance-note", 0),
+        ("lstm/performance-note", 4),
     ] {
         let mut map = preset_config(name).unwrap();
         for set in ["hidden=20", "layers=2", &format!("attention={attention}")] {

@@ -9,7 +9,7 @@ use etude_models::registry::preset_config;
 use etude_models::run::RunDir;
 use etude_models::train::{End, RunConfig, Trainer, setting_keys};
 use etude_models::{Error, config};
-use etude_tokenizer::{Drums, Encoded, Encoding, Melody, Note, Score, Track};
+use etude_tokenizer::{Drums, Encoded, Encoding, Guide, Melody, Note, Score, Track};
 
 #[path = "../../tests/support/folder.rs"]
 mod folder;
@@ -306,10 +306,20 @@ fn stored(config: &RunConfig) -> Dataset {
     let mut parts = [&memory.train, &memory.valid].map(|part| {
         let all = part.iter().enumerate().map(|(i, piece)| {
             let piece = piece.unwrap();
-            let place = store.add(i as u128, &serde_json::Value::Null, &piece.tokens).unwrap();
+            let mut add =
+                |key: u128, words: &[u32]| store.add(key, &serde_json::Value::Null, words).unwrap();
+            let place = add(i as u128, &piece.tokens);
+            let chords = match piece.input.guide() {
+                Some((_, Guide::Chords(track))) => {
+                    let words: Vec<u32> = track.to_text().bytes().map(u32::from).collect();
+                    Some(add(1 << 100 | i as u128, &words))
+                }
+                _ => None,
+            };
             Stored {
                 name: piece.name.as_str().into(),
                 place,
+                chords,
                 meter: etude_tokenizer::Meter { tick: 0, numerator: 4, denominator: 4 },
                 notes: piece.notes,
                 frames: piece.frames,
@@ -332,12 +342,15 @@ fn stored(config: &RunConfig) -> Dataset {
 #[test]
 fn tokens_on_the_disk_train_the_same_weights_as_in_memory() {
     let folder = Folder::new("disk");
-    let config = settings("lstm/melody-form", &["steps=8", "transpose=2", "encoding=melody"]);
-    train(&config, &folder.0.join("memory"));
-    let path = folder.0.join("disk");
-    let mut trainer = Trainer::create(config.clone(), stored(&config), &path).unwrap();
-    trainer.train(None, &|| false, &mut |_| {}).unwrap();
-    assert!(weights(&folder.0.join("memory")) == weights(&path));
+    let sets = ["steps=8", "transpose=2", "encoding=melody"];
+    for name in ["lstm/melody-form", "lstm/improv-basic"] {
+        let config = settings(name, &sets);
+        let [memory, disk] = ["memory", "disk"].map(|part| folder.0.join(name).join(part));
+        train(&config, &memory);
+        let mut trainer = Trainer::create(config.clone(), stored(&config), &disk).unwrap();
+        trainer.train(None, &|| false, &mut |_| {}).unwrap();
+        assert!(weights(&memory) == weights(&disk), "{name}");
+    }
 }
 
 #[test]

@@ -36,7 +36,7 @@ impl NotePerformance {
     /// The classes of each head.
     pub const HEADS: NoteHeads = [13, SHIFT_MINORS, 128, 32, 25, DURATION_MINORS];
     /// The first token of each head, and their number.
-    pub(crate) const FIRST: [u32; 7] = {
+    pub const FIRST: [u32; 7] = {
         let mut first = [0; 7];
         let mut head = 0;
         while head < 6 {

@@ -7,10 +7,14 @@
 //! at this place 1, 2, 4 and 8 bars ago. The last is the lookback of Magenta's lookback RNN
 //! (Waite 2016), counted in bars of the tune's own metre.
 //!
+//! A network that plays over chords, or is asked for a density, reads those as well
+//! ([`StepInput::guided`]): the rows of the guide come first, then those of the events.
+//!
 //! All of it is written as row numbers of one input matrix (a multi-hot input): the network sums
 //! those rows.
 
-use crate::{FeatureInput, FeatureReader, Meter, PianoRoll};
+use crate::guide::GuideReader;
+use crate::{FeatureInput, FeatureReader, Guide, GuideInput, Meter, NotePerformance, PianoRoll};
 
 /// An empty slot: no row is added.
 pub const NO_ROW: u32 = u32::MAX;
@@ -25,6 +29,8 @@ const COUNTDOWN_BARS: usize = 9;
 const METERS: [(u8, u8); 8] = [(2, 4), (3, 4), (4, 4), (2, 2), (6, 8), (9, 8), (3, 8), (12, 8)];
 /// Places in a bar of a metre without rows of its own.
 const OTHER_PLACES: usize = 32;
+/// Tokens of a note that is told by its parts.
+const NOTE_TOKENS: usize = NotePerformance::HEADS.len();
 /// Steps of a whole note.
 const STEPS_PER_WHOLE: usize = 16;
 
@@ -51,10 +57,11 @@ fn place_rows() -> usize {
 }
 
 /// The input of each step of one piece.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct StepInput {
     vocab: usize,
     kind: Kind,
+    beside: Option<(GuideInput, Guide)>,
 }
 
 /// What is told beside the last token, or in its place.
@@ -64,6 +71,7 @@ enum Kind {
     Form(Form),
     Features(FeatureInput),
     Keys,
+    Notes,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,7 +85,7 @@ struct Form {
 impl StepInput {
     /// The last token alone, one-hot; nothing before the first step.
     pub fn previous(vocab: usize) -> StepInput {
-        StepInput { vocab, kind: Kind::Previous }
+        StepInput::of(vocab, Kind::Previous)
     }
 
     /// The last token and the form: for a piece of `bars` bars in one metre.
@@ -88,27 +96,68 @@ impl StepInput {
             steps_per_bar: steps_per_bar(meter),
             bars,
         };
-        StepInput { vocab, kind: Kind::Form(form) }
+        StepInput::of(vocab, Kind::Form(form))
     }
 
     /// The keys of the last step of a piano roll, a row for each. Its rows are sets of any size, so
     /// that [`StepInput::fill`] does not write them.
     pub fn keys() -> StepInput {
-        StepInput { vocab: PianoRoll::KEYS, kind: Kind::Keys }
+        StepInput::of(PianoRoll::KEYS, Kind::Keys)
+    }
+
+    /// The six parts of the last note of [`NotePerformance`], read where a note begins; nothing is read
+    /// at the other parts.
+    pub fn notes() -> StepInput {
+        StepInput::of(NotePerformance::FIRST[NOTE_TOKENS] as usize, Kind::Notes)
+    }
+
+    /// Tokens between places at which reading may begin.
+    pub fn stride(&self) -> usize {
+        if self.kind == Kind::Notes { NOTE_TOKENS } else { 1 }
     }
 
     /// Features of the last tokens, as rows of a fixed table.
     pub fn features(vocab: usize, features: FeatureInput) -> StepInput {
-        StepInput { vocab, kind: Kind::Features(features) }
+        StepInput::of(vocab, Kind::Features(features))
     }
 
-    /// Reads a piece step after step, which is cheaper than [`StepInput::fill`] at each.
-    pub fn reader(self) -> StepReader {
+    fn of(vocab: usize, kind: Kind) -> StepInput {
+        StepInput { vocab, kind, beside: None }
+    }
+
+    /// The same with a guide beside it, of which nothing is told yet: no chord, or what a performance
+    /// has itself.
+    pub fn guided(self, by: GuideInput) -> StepInput {
+        let guide = match by {
+            GuideInput::Chords(_) => Guide::Nothing,
+            GuideInput::Controls(_) => Guide::Itself,
+        };
+        StepInput { beside: Some((by, guide)), ..self }
+    }
+
+    /// The same, told a guide; an input without a guide stays as it is.
+    pub fn told(self, guide: Guide) -> StepInput {
+        StepInput { beside: self.beside.map(|(by, _)| (by, guide)), ..self }
+    }
+
+    /// What guides the piece, and how it is read.
+    pub fn guide(&self) -> Option<(GuideInput, &Guide)> {
+        self.beside.as_ref().map(|(by, guide)| (*by, guide))
+    }
+
+    /// Reads a piece step after step while it is written.
+    pub fn reader(&self) -> StepReader {
+        self.reader_of(&[])
+    }
+
+    /// Reads a piece whose tokens are known, step after step: what guides it may lie in tokens to come.
+    pub fn reader_of(&self, tokens: &[u32]) -> StepReader {
         let features = match self.kind {
             Kind::Features(features) => Some(features.reader()),
             _ => None,
         };
-        StepReader { input: self, features }
+        let guide = self.beside.as_ref().map(|(by, guide)| GuideReader::new(*by, guide, tokens));
+        StepReader { input: self.clone(), features, guide }
     }
 
     /// Tells whether the rows are the keys of the last step.
@@ -116,10 +165,68 @@ impl StepInput {
         self.kind == Kind::Keys
     }
 
+    /// Rows of the guide, which stand before those of the events.
+    fn guide_rows(&self) -> usize {
+        self.beside.as_ref().map_or(0, |(by, _)| by.rows())
+    }
+
+    /// Rows that a guide has at a step.
+    fn guide_active(&self) -> usize {
+        self.beside.as_ref().map_or(0, |(by, _)| by.active())
+    }
+
     /// Rows of the input matrix.
     pub fn rows(&self) -> usize {
+        self.guide_rows() + self.event_rows()
+    }
+
+    /// Rows that are summed for one step.
+    pub fn active(&self) -> usize {
+        self.guide_active() + self.event_active()
+    }
+
+    /// Numbers that the network reads at a step: the columns of [`StepInput::table`], and as many as
+    /// there are rows where there is none.
+    pub fn width(&self) -> usize {
+        let events = match self.kind {
+            Kind::Features(features) => features.width(),
+            _ => self.event_rows(),
+        };
+        self.beside.as_ref().map_or(0, |(by, _)| by.width()) + events
+    }
+
+    /// The fixed vectors of the rows `[rows, width]`; `None` where each row is a position of its own.
+    pub fn table(&self) -> Option<Vec<f32>> {
+        let features = match self.kind {
+            Kind::Features(features) => Some(features),
+            _ => None,
+        };
+        let guide = self.beside.as_ref().map(|(by, _)| *by);
+        if features.is_none() && guide.is_none_or(GuideInput::is_one_hot) {
+            return None;
+        }
+        let width = self.width();
+        let mut table = vec![0.0; self.rows() * width];
+        let before = guide.map_or(0, GuideInput::width);
+        for (row, values) in table.chunks_exact_mut(width).take(self.guide_rows()).enumerate() {
+            let entry = |at| guide.map_or(0.0, |by| by.entry(row, at));
+            values[..before].iter_mut().enumerate().for_each(|(at, value)| *value = entry(at));
+        }
+        let events = table[self.guide_rows() * width..].chunks_exact_mut(width);
+        match features {
+            None => events.enumerate().for_each(|(row, values)| values[before + row] = 1.0),
+            Some(features) => {
+                let own = features.table();
+                let own = own.chunks_exact(features.width());
+                events.zip(own).for_each(|(values, own)| values[before..].copy_from_slice(own));
+            }
+        }
+        Some(table)
+    }
+
+    fn event_rows(&self) -> usize {
         match self.kind {
-            Kind::Previous | Kind::Keys => self.vocab,
+            Kind::Previous | Kind::Keys | Kind::Notes => self.vocab,
             Kind::Features(features) => features.rows(),
             Kind::Form(_) => {
                 self.vocab * (1 + LOOKBACK_BARS.len()) + place_rows() + STRAIN_BARS + COUNTDOWN_BARS
@@ -127,10 +234,10 @@ impl StepInput {
         }
     }
 
-    /// Rows that are summed for one step.
-    pub fn active(&self) -> usize {
+    fn event_active(&self) -> usize {
         match self.kind {
             Kind::Previous | Kind::Keys => 1,
+            Kind::Notes => NOTE_TOKENS,
             Kind::Features(features) => features.active(),
             Kind::Form(_) => 1 + LOOKBACK_BARS.len() + 3,
         }
@@ -144,8 +251,19 @@ impl StepInput {
     /// # Panics
     /// If a slice is shorter.
     pub fn fill(&self, tokens: &[u32], t: usize, rows: &mut [u32]) {
-        if let Kind::Features(features) = self.kind {
-            return features.reader().fill(tokens, t, rows);
+        if self.beside.is_some() || matches!(self.kind, Kind::Features(_)) {
+            return self.reader().fill(tokens, t, rows);
+        }
+        self.fill_events(tokens, t, rows);
+    }
+
+    fn fill_events(&self, tokens: &[u32], t: usize, rows: &mut [u32]) {
+        if self.kind == Kind::Notes {
+            match t % NOTE_TOKENS {
+                0 if t > 0 => rows.copy_from_slice(&tokens[t - NOTE_TOKENS..t]),
+                _ => rows.fill(NO_ROW),
+            }
+            return;
         }
         rows[0] = if t == 0 { NO_ROW } else { tokens[t - 1] };
         let Kind::Form(form) = self.kind else { return };
@@ -171,6 +289,7 @@ impl StepInput {
 pub struct StepReader {
     input: StepInput,
     features: Option<FeatureReader>,
+    guide: Option<GuideReader>,
 }
 
 impl StepReader {
@@ -179,9 +298,18 @@ impl StepReader {
     /// # Panics
     /// If a slice is shorter.
     pub fn fill(&mut self, tokens: &[u32], t: usize, rows: &mut [u32]) {
+        let Some(guide) = &mut self.guide else { return self.fill_events(tokens, t, rows) };
+        let (told, events) = rows.split_at_mut(self.input.guide_active());
+        guide.fill(t, told);
+        self.fill_events(tokens, t, events);
+        let before = self.input.guide_rows() as u32;
+        events.iter_mut().filter(|row| **row != NO_ROW).for_each(|row| *row += before);
+    }
+
+    fn fill_events(&mut self, tokens: &[u32], t: usize, rows: &mut [u32]) {
         match &mut self.features {
             Some(features) => features.fill(tokens, t, rows),
-            None => self.input.fill(tokens, t, rows),
+            None => self.input.fill_events(tokens, t, rows),
         }
     }
 }
@@ -189,6 +317,9 @@ impl StepReader {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ChordTrack;
+    use crate::chord::Progression;
+    use crate::features::ChordInput;
 
     const JIG: Meter = Meter { tick: 0, numerator: 6, denominator: 8 };
 
@@ -227,6 +358,65 @@ mod tests {
             ]
         );
         assert_eq!(input.rows() as u32, strain + 8 + 9);
+    }
+
+    #[test]
+    fn a_note_is_read_whole_where_the_next_begins() {
+        let input = StepInput::notes();
+        assert_eq!((input.rows(), input.active(), input.stride()), (315, 6, 6));
+        let tokens: Vec<u32> = (0..14).collect();
+        let mut rows = [7; 6];
+        for (t, wanted) in [(0, None), (5, None), (6, Some(0)), (7, None), (12, Some(6))] {
+            input.fill(&tokens, t, &mut rows);
+            let wanted =
+                wanted.map_or([NO_ROW; 6], |from| std::array::from_fn(|k| from + k as u32));
+            assert_eq!(rows, wanted, "{t}");
+        }
+        assert_eq!(StepInput::previous(38).stride(), 1);
+    }
+
+    #[test]
+    fn a_guide_stands_before_the_events() {
+        let track = ChordTrack::repeated(&Progression::parse("Am F").unwrap(), 2).unwrap();
+        let input = StepInput::previous(38).guided(GuideInput::Chords(ChordInput::Triads));
+        assert_eq!((input.rows(), input.width(), input.active()), (49 + 38, 49 + 38, 2));
+        assert_eq!(input.table(), None);
+        let input = input.told(Guide::Chords(track.clone()));
+        let (mut reader, mut rows) = (input.reader(), [0; 2]);
+        let mut at = |t| {
+            reader.fill(&[7, 9, 11], t, &mut rows);
+            rows
+        };
+        // A minor is 1 + 12 + 9, F major 1 + 5; nothing is before the first step.
+        assert_eq!([0, 1, 2, 3].map(&mut at), [[22, NO_ROW], [22, 56], [6, 58], [6, 60]]);
+        // An input that reads no guide is not told one.
+        let plain = StepInput::previous(38).told(Guide::Chords(track.clone()));
+        assert_eq!((plain.guide(), plain.rows()), (None, 38));
+
+        // Features behind a guide: the sums of rows are those of both.
+        let input = StepInput::features(40, FeatureInput::Key)
+            .guided(GuideInput::Chords(ChordInput::Pitches))
+            .told(Guide::Chords(track));
+        assert_eq!(input.width(), 37 + 74);
+        let table = input.table().unwrap();
+        assert_eq!(table.len(), input.rows() * input.width());
+        let tokens: Vec<u32> = (0..30).map(|t| t * 7 % 38).collect();
+        let sum = |table: &[f32], width: usize, rows: &[u32]| {
+            let mut sum = vec![0.0; width];
+            for row in rows.iter().filter(|row| **row != NO_ROW) {
+                let values = &table[*row as usize * width..][..width];
+                sum.iter_mut().zip(values).for_each(|(s, x)| *s += x);
+            }
+            sum
+        };
+        let (mut rows, mut own) = (vec![0; input.active()], vec![0; FeatureInput::Key.active()]);
+        input.fill(&tokens, 29, &mut rows);
+        FeatureInput::Key.reader().fill(&tokens, 29, &mut own);
+        let both = sum(&table, input.width(), &rows);
+        assert_eq!(both[37..], sum(&FeatureInput::Key.table(), 74, &own));
+        // Bars of two steps: step 29 is in the fifteenth bar, so A minor: A, C, E over A.
+        let ones: Vec<usize> = (0..37).filter(|at| both[*at] == 1.0).collect();
+        assert_eq!(ones, [1 + 9, 13, 13 + 4, 13 + 9, 25 + 9]);
     }
 
     #[test]

@@ -45,6 +45,7 @@ impl RecurrentConfig {
         let head = match t.choice("head", "softmax", &HeadKind::NAMES)?.as_str() {
             "bernoulli" => HeadKind::Bernoulli,
             "nade" => HeadKind::Nade(units),
+            "notes" => HeadKind::Notes,
             _ => HeadKind::Softmax,
         };
         let most_attention = if cell == Cell::Lstm { 4096 } else { 0 };
@@ -119,7 +120,11 @@ impl Network for RecurrentConfig {
     }
 
     fn writes_keys(&self) -> bool {
-        self.head != HeadKind::Softmax
+        self.head.writes_keys()
+    }
+
+    fn writes_notes(&self) -> bool {
+        self.head == HeadKind::Notes
     }
 
     fn f32_alone(&self) -> Option<String> {

@@ -9,6 +9,8 @@
 //!             b_dec, b_enc = W h + b
 //!             p(v_i = 1 | v_1 .. v_{i-1}) = sigmoid(b_dec_i + V_i . sigmoid(a_i))
 //!             a_1 = b_enc,    a_{i+1} = a_i + v_i W_i
+//!
+//! notes       the six parts of a note, each by a softmax of its own: see `notes.rs`
 //! ```
 //!
 //! A Bernoulli head cannot say that a chord is one of two, only that each of its keys is likely.
@@ -20,6 +22,7 @@
 //! Source: Larochelle & Murray 2011 for NADE; Boulanger-Lewandowski, Bengio & Vincent 2012 for both
 //! on recurrent networks; the sizes are Magenta's Pianoroll RNN-NADE.
 
+use super::notes;
 use crate::data::{Batch, KEYS, NO_TARGET};
 use crate::layers::{Linear, scored};
 use crate::{Part, Result, Scored};
@@ -34,11 +37,13 @@ pub enum HeadKind {
     Bernoulli,
     /// Keys in a chain, through so many hidden units.
     Nade(usize),
+    /// The six parts of a note.
+    Notes,
 }
 
 impl HeadKind {
     /// The names in a configuration.
-    pub const NAMES: [&str; 3] = ["softmax", "bernoulli", "nade"];
+    pub const NAMES: [&str; 4] = ["softmax", "bernoulli", "nade", "notes"];
 
     /// The name in a configuration.
     pub fn name(self) -> &'static str {
@@ -46,7 +51,13 @@ impl HeadKind {
             HeadKind::Softmax => "softmax",
             HeadKind::Bernoulli => "bernoulli",
             HeadKind::Nade(_) => "nade",
+            HeadKind::Notes => "notes",
         }
+    }
+
+    /// Tells whether it writes all keys of a step at once.
+    pub fn writes_keys(self) -> bool {
+        matches!(self, HeadKind::Bernoulli | HeadKind::Nade(_))
     }
 
     /// Hidden units of the chain; 0 without one.
@@ -87,9 +98,13 @@ impl Head {
     /// # Shapes
     /// `h` `[steps * batch, hidden]`.
     pub fn loss(&self, h: &Tensor, batch: &Batch) -> Result<Tensor> {
-        if self.kind == HeadKind::Softmax {
-            let targets = Ids::new(batch.targets.as_slice());
-            return Ok(self.out.forward(h)?.cross_entropy(&targets)?);
+        match self.kind {
+            HeadKind::Softmax => {
+                let targets = Ids::new(batch.targets.as_slice());
+                return Ok(self.out.forward(h)?.cross_entropy(&targets)?);
+            }
+            HeadKind::Notes => return notes::loss(&self.out.forward(h)?, batch),
+            HeadKind::Bernoulli | HeadKind::Nade(_) => {}
         }
         let (nats, _) = self.key_nats(h, batch)?;
         Ok(nats.sum_all()?.scale(1.0 / batch.target_count().max(1) as f32)?)
@@ -100,10 +115,11 @@ impl Head {
     /// # Shapes
     /// `h` `[steps * batch, hidden]`.
     pub fn score(&self, h: &Tensor, batch: &Batch) -> Result<Scored> {
-        if self.kind != HeadKind::Softmax {
-            return self.score_keys(h, batch);
+        match self.kind {
+            HeadKind::Softmax => scored(&self.out.forward(h)?, &batch.targets),
+            HeadKind::Notes => notes::score(&self.out.forward(h)?, batch),
+            HeadKind::Bernoulli | HeadKind::Nade(_) => self.score_keys(h, batch),
         }
-        scored(&self.out.forward(h)?, &batch.targets)
     }
 
     /// A step is a hit if each of its keys was on the likelier side.
@@ -142,12 +158,12 @@ impl Head {
         Ok((nats, links.steps))
     }
 
-    /// The keys of a step one after another, without a graph; none for a softmax.
+    /// The keys of a step one after another, without a graph; none for heads that write tokens.
     pub fn key_chain(&self) -> Option<KeyChain> {
         let units = self.kind.units();
         let of = |param: &Param| param.value.to_vec();
         let (w, v) = self.chain.as_ref().map_or_else(Default::default, |(w, v)| (of(w), of(v)));
-        (self.kind != HeadKind::Softmax).then(|| KeyChain {
+        self.kind.writes_keys().then(|| KeyChain {
             w,
             v,
             outputs: vec![0.0; KEYS + units],

@@ -5,6 +5,7 @@
 //! (Boulanger-Lewandowski, Bengio & Vincent 2012) have at most 300,000 weights.
 
 use super::config::{KEYS, RecurrentConfig};
+use super::guided;
 use crate::registry::{Entry, Preset};
 
 /// The Elman network.
@@ -130,6 +131,9 @@ pub const LSTM: Entry = Entry {
                 128, "layers": 2, "dropout": 0.5, "attention": 40}, "train": {"steps": 2000,
                 "batch": 128, "window": 96, "lr": 0.001, "clip": 3}}"#,
         },
+        guided::IMPROV_BASIC,
+        guided::IMPROV_ATTENTION,
+        guided::IMPROV_CHORD_PITCHES,
         Preset {
             name: "drums-one",
             about: "Magenta's one_drum: 2 x 128 units, struck or not, 198,914 weights",
@@ -180,6 +184,11 @@ pub const LSTM: Entry = Entry {
                 "dropout": 0.0}, "train": {"steps": 2000, "batch": 64, "window": 256, "lr": 0.001,
                 "clip": 3, "transpose": 3}, "data": {"source": "piano"}}"#,
         },
+        guided::PERFORMANCE_DENSITY,
+        guided::PERFORMANCE_PITCHES,
+        guided::PERFORMANCE_CONTROLS,
+        guided::PERFORMANCE_OPTIONAL,
+        guided::PERFORMANCE_NOTE,
         Preset {
             name: "events",
             about: "2 x 256 units over the multi-track events of any MIDI file",

@@ -2,6 +2,7 @@
 
 use super::cells::CellStep;
 use super::heads::KeyChain;
+use super::notes::NoteTurn;
 use crate::attention_cell::AttentionStep;
 use crate::{Generator, Result, of_another_model};
 use etude_engine::{LinearStep, RecurrentStep};
@@ -23,6 +24,8 @@ pub(super) struct RecurrentGenerator {
     pub layers: Layers,
     /// For heads that write keys.
     pub keys: Option<KeyChain>,
+    /// For heads that write notes.
+    pub notes: Option<NoteTurn>,
 }
 
 impl Layers {
@@ -44,6 +47,7 @@ impl Layers {
 
 impl Generator for RecurrentGenerator {
     fn reset(&mut self) {
+        self.notes.iter_mut().for_each(NoteTurn::reset);
         match &mut self.layers {
             Layers::Plain(layers) => layers.reset(),
             Layers::Cells(layers, _) => layers.iter_mut().for_each(CellStep::reset),
@@ -56,16 +60,22 @@ impl Generator for RecurrentGenerator {
     }
 
     fn step(&mut self, rows: &[u32]) -> Result<&[f32]> {
-        self.layers.step(rows)
+        let Some(notes) = &mut self.notes else { return self.layers.step(rows) };
+        if notes.is_due() {
+            notes.begin(self.layers.step(rows)?);
+        }
+        Ok(notes.next())
     }
 
     fn state(&self) -> Option<Vec<f32>> {
-        Some(match &self.layers {
+        let mut state = match &self.layers {
             Layers::Plain(layers) => layer_states(layers),
             Layers::Cells(layers, _) => layers.iter().flat_map(CellStep::state).collect(),
             Layers::Attention(first, _) => first.state(),
             Layers::Joined(first, rest) => [first.state(), layer_states(rest)].concat(),
-        })
+        };
+        state.extend(self.notes.iter().flat_map(NoteTurn::state));
+        Some(state)
     }
 
     fn set_state(&mut self, state: &[f32]) -> Result<()> {
@@ -77,6 +87,7 @@ impl Generator for RecurrentGenerator {
             Layers::Attention(first, _) => first.set_state(state)?,
             Layers::Joined(first, rest) => set_layer_states(rest, first.set_state(state)?)?,
         };
+        let rest = self.notes.iter_mut().try_fold(rest, |rest, notes| notes.set_state(rest))?;
         match rest {
             [] => Ok(()),
             _ => Err(of_another_model()),

@@ -2,7 +2,7 @@
 
 use super::kinds::MUSICXML;
 use super::{Chord, symbol_of};
-use crate::{Marker, Reading};
+use crate::{Marker, Reading, Score};
 
 /// A chord, from a tick on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,15 +40,28 @@ pub fn marked_chords(markers: &[Marker]) -> (Vec<ChordChange>, usize) {
 /// Of these the first counts of which at least half are chords. Single letters that run through
 /// the alphabet from A on are rehearsal marks, not chords.
 pub fn read_chords(reading: &Reading) -> Vec<ChordChange> {
-    for told in [&reading.score.markers, &reading.texts, &reading.lyrics] {
-        let (changes, others) = marked_chords(told);
-        let rehearsal =
-            (b'A'..=b'Z').zip(told).all(|(letter, marker)| marker.text.as_bytes() == [letter]);
-        if !changes.is_empty() && 2 * others <= told.len() && !rehearsal {
-            return changes;
-        }
+    let told = [&reading.score.markers, &reading.texts, &reading.lyrics].into_iter();
+    told.map(|told| told_chords(told)).find(|changes| !changes.is_empty()).unwrap_or_default()
+}
+
+/// The chords that texts tell; none where less than half of them are chords, or where they are
+/// rehearsal marks.
+pub fn told_chords(told: &[Marker]) -> Vec<ChordChange> {
+    let (changes, others) = marked_chords(told);
+    let rehearsal =
+        (b'A'..=b'Z').zip(told).all(|(letter, marker)| marker.text.as_bytes() == [letter]);
+    if 2 * others <= told.len() && !rehearsal { changes } else { Vec::new() }
+}
+
+/// The music of a file, with the chords that its texts or lyrics tell as markers where its markers
+/// tell none.
+pub fn with_chords(reading: Reading) -> Score {
+    let chords = read_chords(&reading);
+    let mut score = reading.score;
+    if !chords.is_empty() && told_chords(&score.markers).is_empty() {
+        score.markers = chord_markers(&chords);
     }
-    Vec::new()
+    score
 }
 
 fn read(text: &str) -> Option<Option<Chord>> {
@@ -98,7 +111,6 @@ pub fn chords_at_steps(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Score;
 
     fn markers(texts: &[(u64, &str)]) -> Vec<Marker> {
         texts.iter().map(|&(tick, text)| Marker { tick, text: text.into() }).collect()
@@ -150,6 +162,9 @@ mod tests {
         assert_eq!(read(&[(6, "Am"), (6, "G7")]), chords);
         assert_eq!(read(&[(1, "Am"), (1, "G7"), (5, "la")]), chords);
         assert_eq!(read(&[(5, "Am"), (5, "G7")]), chords);
+        let kept = |events: &[(u8, &str)]| with_chords(file(events)).markers;
+        assert_eq!(kept(&[(5, "Am"), (5, "G7")]), kept(&[(6, "Am"), (6, "G7")]));
+        assert_eq!(kept(&[(6, "Coda"), (5, "la")]), file(&[(6, "Coda")]).score.markers);
         // A song's words, with "A" among them; rehearsal marks.
         assert_eq!(read(&[(5, "A"), (5, "mighty"), (5, "fortress")]), []);
         assert_eq!(read(&[(6, "A"), (6, "B"), (6, "C")]), []);

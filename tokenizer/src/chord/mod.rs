@@ -14,7 +14,10 @@ mod parse;
 mod progression;
 
 pub use infer::infer_chords;
-pub use marked::{ChordChange, chord_markers, chords_at_steps, marked_chords, read_chords};
+pub use marked::{
+    ChordChange, chord_markers, chords_at_steps, marked_chords, read_chords, told_chords,
+    with_chords,
+};
 pub use progression::Progression;
 
 use kinds::KINDS;

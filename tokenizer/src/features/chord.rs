@@ -45,6 +45,11 @@ impl ChordInput {
         }
     }
 
+    /// Whether a chord can be written: triads only where it is made on one.
+    pub fn tells(&self, chord: &Chord) -> bool {
+        *self == ChordInput::Pitches || ChordInput::triad(Some(chord)).is_some()
+    }
+
     /// The class of a chord's triad, 0 to 48; `None` if it is made on no triad.
     pub fn triad(chord: Option<&Chord>) -> Option<u32> {
         let Some(chord) = chord else { return Some(0) };
