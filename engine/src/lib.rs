@@ -43,7 +43,7 @@ pub use etude_kernels::threads::{Pool, threads};
 pub use file::{Dtype, Entry, MAX_HEADER, WeightFile, named_parameters, write_weights};
 pub use infer::{
     Cell, KeyValueCache, LayerWeights, LinearStep, RecurrentStep, RelativeStep, activation_row,
-    exp, layer_norm_row, read_in_turn,
+    attend_row, exp, layer_norm_row, read_in_turn,
 };
 pub use layout::{Layout, MAX_RANK};
 pub use op::attention::{Attention, Mask, attention, attention_plain, self_attention};
@@ -51,8 +51,8 @@ pub use op::batch_norm::BatchStatistics;
 pub use op::conv::Conv;
 pub use op::index::{Ids, NO_ID};
 pub use op::recurrent::{
-    Input, Nonlinearity, Stacked, gru_layer, gru_plain, lstm_layer, lstm_plain, recurrent_stack,
-    rnn_layer, rnn_plain,
+    Attended, Input, Nonlinearity, Stacked, attended_lstm, attended_lstm_plain, gru_layer,
+    gru_plain, lstm_layer, lstm_plain, recurrent_stack, rnn_layer, rnn_plain,
 };
 pub use optim::{Optimizer, Rule};
 pub use param::{Module, Param};

@@ -10,6 +10,10 @@
 //! depend on how many rows it has, and the rest is pointwise), so it does not matter for them how
 //! many rows a task takes.
 
+mod attended;
+
+pub use attended::*;
+
 use crate::cpu::ahead::Ahead;
 use crate::cpu::cell_gru::{GruCell, GruCellBackward};
 use crate::cpu::cell_lstm::{LstmCell, LstmCellBackward};
@@ -121,7 +125,11 @@ impl Sizes {
     /// Computes `C = A W (+ bias) (+ C)` for the rows that `a` and `c` hold.
     fn product(self, a: &[f32], w: Weight, bias: Option<&[f32]>, c: &mut [f32], add: bool) {
         let m = c.len() / w.n().max(1);
-        let (a, c) = (MatRef::new(a, m, w.k()), &mut MatMut::new(c, m, w.n()));
+        self.product_of(MatRef::new(a, m, w.k()), w, bias, &mut MatMut::new(c, m, w.n()), add);
+    }
+
+    /// [`Sizes::product`] of matrices that lie in larger ones.
+    fn product_of(self, a: MatRef, w: Weight, bias: Option<&[f32]>, c: &mut MatMut, add: bool) {
         if self.is_wide() {
             w.product_alone(a, bias, c, add, &|| {});
         } else {
@@ -131,16 +139,15 @@ impl Sizes {
 
     /// Computes `C = C + A W` for some rows of step `t` of `[steps, batch, w.n()]`, and fetches the
     /// same rows of the next step (12 % of a forward at hidden 512: `benches/recurrent.rs`).
-    fn add_product(self, t: usize, a: &[f32], w: Weight, c: &mut [f32]) {
+    fn add_product(self, t: usize, a: MatRef, w: Weight, c: &mut [f32]) {
+        let (m, len) = (a.rows, c.len());
         if !self.is_wide() || t + 1 == self.steps {
-            return self.product(a, w, None, c, true);
+            return self.product_of(a, w, None, &mut MatMut::new(c, m, w.n()), true);
         }
-        let (m, len) = (c.len() / w.n().max(1), c.len());
         // Tiles of 8 x 48.
         let tiles = m.div_ceil(8) * w.n().div_ceil(48) * w.k().div_ceil(w.block());
         let ahead = Ahead::new(c.as_ptr().wrapping_add(self.batch * w.n()), len, tiles);
-        let (a, c) = (MatRef::new(a, m, w.k()), &mut MatMut::new(c, m, w.n()));
-        w.product_alone(a, None, c, true, &|| ahead.fetch());
+        w.product_alone(a, None, &mut MatMut::new(c, m, w.n()), true, &|| ahead.fetch());
     }
 }
 
@@ -175,7 +182,7 @@ pub fn lstm_forward<'w>(
             // SAFETY: this task alone touches these rows, and each step of them once.
             let (gates, h, c) =
                 unsafe { (gates.slice(s.at(t, &rows, g)), h.slice(at.clone()), c.slice(at)) };
-            s.add_product(t, h_prev, w_hh, gates);
+            s.add_product(t, MatRef::new(h_prev, rows.len(), s.hidden), w_hh, gates);
             dispatch(LstmCell { gates, c_prev, c, h, hidden: s.hidden });
             (h_prev, c_prev) = (h, c);
         }
@@ -395,7 +402,7 @@ pub fn rnn_forward<'w>(
         for t in 0..s.steps {
             // SAFETY: this task alone touches these rows, and each step of them once.
             let h = unsafe { h.slice(s.at(t, &rows, s.hidden)) };
-            s.add_product(t, h_prev, w_hh, h);
+            s.add_product(t, MatRef::new(h_prev, rows.len(), s.hidden), w_hh, h);
             dispatch(RnnCell { h, f });
             h_prev = h;
         }

@@ -16,8 +16,8 @@
 
 use crate::layers::{Linear, add_rows};
 use crate::{Part, Result};
-use etude_engine::{Input, Module, Param, Rng, Tensor, init, lstm_layer};
-use etude_engine::{LinearStep, Precision, RecurrentStep};
+use etude_engine::{Attended, Input, Module, Param, Rng, Tensor, attended_lstm, init};
+use etude_engine::{LinearStep, Precision, RecurrentStep, attend_row};
 
 /// The weights of the attention around an LSTM layer.
 pub struct AttentionCell {
@@ -78,42 +78,27 @@ impl AttentionCell {
     ///
     /// # Errors
     /// If the shapes do not fit.
-    pub fn forward(
-        &self,
-        x: &Input,
-        steps: usize,
-        batch: usize,
-        lstm: &[Tensor; 4],
-    ) -> Result<Tensor> {
+    pub fn forward(&self, x: &Input, lstm: &[Tensor; 4]) -> Result<Tensor> {
         let [w_ih, w_hh, b_ih, b_hh] = lstm;
-        let (rows, hidden) = (self.w_x.value.shape()[0], self.v.value.len());
-        let x = match x {
-            Input::OneHot { ids, .. } => self.w_x.value.t()?.embedding(ids)?,
-            Input::Dense(x) => x.reshape(&[steps * batch, rows])?.linear(&self.w_x.value, None)?,
+        let gates = b_ih.shape()[0];
+        // The gates read W_ih x' + b_ih = (W_ih W_x) x + (W_ih W_a) d + (W_ih b + b_ih): three products
+        // of weights in place of two products of activations.
+        let shift = self.w_a.bias.value.reshape(&[self.w_x.value.shape()[0], 1])?;
+        let b_ih = w_ih.matmul(&shift)?.reshape(&[gates])?.add(b_ih)?;
+        let w = Attended {
+            w_ih: &w_ih.matmul(&self.w_x.value)?,
+            w_hh,
+            b_ih: &b_ih,
+            b_hh,
+            w_d: &w_ih.matmul(&self.w_a.weight.value)?,
+            w_q: &self.w_q.weight.value,
+            b_q: &self.w_q.bias.value,
+            w_k: &self.w_k.value,
+            v: &self.v.value,
+            w_o: &self.w_o.weight.value,
+            b_o: &self.w_o.bias.value,
         };
-        let x = x.reshape(&[steps, batch, rows])?;
-        let zero = Tensor::zeros(&[batch, hidden])?;
-        let (mut h, mut c, mut d) = (zero.clone(), zero.clone(), zero);
-        let mut memory = Tensor::zeros(&[self.length, batch, hidden])?;
-        let mut keys = Tensor::zeros(&[self.length, batch, hidden])?;
-        let mut outputs = Vec::with_capacity(steps);
-        for t in 0..steps {
-            let x_t = x.select(0, t)?.add(&self.w_a.forward(&d)?)?.reshape(&[1, batch, rows])?;
-            let state = lstm_layer(&Input::Dense(x_t), w_ih, w_hh, b_ih, b_hh, &h, &c)?;
-            h = state.select(0, 0)?.select(0, 0)?;
-            c = state.select(0, 1)?.select(0, 0)?;
-            let query = self.w_q.forward(&Tensor::concat(&[&c, &h], 1)?)?;
-            let scores = keys.add(&query)?.tanh()?.mul(&self.v.value)?.sum(&[2], false)?;
-            let share = scores.t()?.softmax()?.t()?.reshape(&[self.length, batch, 1])?;
-            d = memory.mul(&share)?.sum(&[0], false)?;
-            let output = self.w_o.forward(&Tensor::concat(&[&h, &d], 1)?)?;
-            let row = output.reshape(&[1, batch, hidden])?;
-            let key = row.linear(&self.w_k.value, None)?;
-            memory = Tensor::concat(&[&memory.slice(0, 1..self.length)?, &row], 0)?;
-            keys = Tensor::concat(&[&keys.slice(0, 1..self.length)?, &key], 0)?;
-            outputs.push(row);
-        }
-        Ok(Tensor::concat(&outputs.iter().collect::<Vec<_>>(), 0)?)
+        Ok(attended_lstm(x, &w, self.length)?)
     }
 
     /// The layer one token at a time, around its LSTM.
@@ -238,19 +223,7 @@ impl AttentionStep {
         self.joined[..hidden].copy_from_slice(self.lstm.c(0));
         let query = self.w_q.apply(&self.joined)?;
         // The order of the ring does not matter to a sum over it.
-        for (share, key) in self.shares.iter_mut().zip(self.keys.chunks_exact(hidden)) {
-            let terms = key.iter().zip(query).zip(&self.v);
-            *share = terms.map(|((k, q), v)| (k + q).tanh() * v).sum();
-        }
-        let top = self.shares.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        self.shares.iter_mut().for_each(|s| *s = (*s - top).exp());
-        let total: f32 = self.shares.iter().sum();
-        self.d.fill(0.0);
-        for (share, a) in self.shares.iter().zip(self.memory.chunks_exact(hidden)) {
-            for (d, a) in self.d.iter_mut().zip(a) {
-                *d += share / total * a;
-            }
-        }
+        attend_row(query, &self.keys, &self.memory, &self.v, &mut self.shares, &mut self.d);
         self.joined.copy_within(hidden.., 0);
         self.joined[hidden..].copy_from_slice(&self.d);
         self.output.copy_from_slice(self.w_o.apply(&self.joined)?);

@@ -129,9 +129,7 @@ impl Recurrent {
         };
         for (l, layer) in self.layers.iter().enumerate() {
             let mut h = match &self.attention {
-                Some(attention) if l == 0 => {
-                    attention.forward(&x, steps, batch, &layer.weights()?)?
-                }
+                Some(attention) if l == 0 => attention.forward(&x, &layer.weights()?)?,
                 _ => layer.forward(&x, batch)?,
             };
             if let Some(rng) = dropout.as_deref_mut().filter(|_| self.config.dropout > 0.0) {

@@ -8,6 +8,7 @@ use etude_engine::{NO_ID, Result, Rng, Tensor};
 
 use crate::array::Array;
 
+mod case_attended;
 mod case_attention;
 mod case_conv;
 mod case_elementwise;
@@ -173,6 +174,7 @@ pub fn cases() -> Vec<Case> {
         case_rows::cases,
         case_norm::cases,
         case_recurrent::cases,
+        case_attended::cases,
         case_conv::cases,
         case_attention::cases,
     ];

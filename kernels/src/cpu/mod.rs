@@ -2,6 +2,7 @@
 
 pub(crate) mod activation;
 pub(crate) mod ahead;
+pub(crate) mod attend;
 pub(crate) mod batch_norm;
 pub(crate) mod bypass;
 pub(crate) mod cell_gru;

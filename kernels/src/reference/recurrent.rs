@@ -222,3 +222,25 @@ pub fn rnn_backward(
     }
     (d_sum, d_h0)
 }
+
+/// One query's look at some outputs: the softmax of `v . tanh(key_i + query)` over `i`, and the sum of
+/// the values that it weighs.
+pub fn attend_forward(
+    query: &[f64],
+    keys: &[f64],
+    values: &[f64],
+    v: &[f64],
+) -> (Vec<f64>, Vec<f64>) {
+    let hidden = v.len();
+    let score = |key: &[f64]| -> f64 {
+        key.iter().zip(query).zip(v).map(|((k, q), v)| v * (k + q).tanh()).sum()
+    };
+    let terms: Vec<f64> = keys.chunks_exact(hidden).map(|key| score(key).exp()).collect();
+    let total: f64 = terms.iter().sum();
+    let shares: Vec<f64> = terms.iter().map(|e| e / total).collect();
+    let mut found = vec![0.0; hidden];
+    for (share, value) in shares.iter().zip(values.chunks_exact(hidden)) {
+        found.iter_mut().zip(value).for_each(|(found, value)| *found += share * value);
+    }
+    (shares, found)
+}

@@ -112,7 +112,9 @@ impl Network for RecurrentConfig {
 
     fn activations_per_token(&self, vocab: usize) -> u64 {
         let (h, g) = (self.hidden as u64, self.cell.gates() as u64);
-        let attention = if self.attention > 0 { 3 * self.attention as u64 * h } else { 0 };
+        // State, what was found, query, output and key, with their gradients, the zeros before the
+        // first step as many as the window at most; and a share for each output that is attended to.
+        let attention = if self.attention > 0 { 13 * h + self.attention as u64 } else { 0 };
         // A step of `k` keys is `k + 1` rows of a NADE; 8 stand for the chords of four voices.
         let units = self.head.units() as u64;
         let nade = if units > 0 { 8 * (4 * units + 6 * vocab as u64) } else { 0 };

@@ -5,11 +5,13 @@
 //! the weight gradients are big products again. Beside each layer stands its plain twin of small
 //! operations, which is also what a second derivative goes through.
 
+mod attended;
 mod gru;
 mod lstm;
 mod rnn;
 mod stack;
 
+pub use attended::{Attended, attended_lstm, attended_lstm_plain};
 pub use etude_kernels::recurrent::Nonlinearity;
 pub use gru::{gru_layer, gru_plain};
 pub use lstm::{lstm_layer, lstm_plain};
