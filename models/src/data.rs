@@ -7,7 +7,7 @@ pub use crate::augment::Augment;
 pub use crate::pieces::Pieces;
 #[cfg(feature = "train")]
 pub use crate::pieces::Stored;
-use crate::{Error, Result, frames};
+use crate::{Error, Result, frames, pairs};
 use etude_engine::Rng;
 use etude_tokenizer::step_input::{self, StepInput};
 use etude_tokenizer::{Encoding, FeatureInput, Meter, PianoRoll, Score};
@@ -39,6 +39,8 @@ pub struct Piece {
     pub tokens: Vec<u32>,
     /// What is fed before each step.
     pub input: StepInput,
+    /// Its first metre.
+    pub meter: Meter,
     /// Notes in the quantised score.
     pub notes: usize,
     /// Sixteenth-note steps, to the end of the last note.
@@ -58,11 +60,19 @@ pub enum Conditions {
     Features(FeatureInput),
     /// With the keys of the last step: all keys of a step are read and written at once.
     Keys,
+    /// With the last token, its bar and its sixteenth: the melody of a piece first, and after its end
+    /// what goes with it.
+    Melody,
 }
 
 impl Conditions {
     /// The names in a configuration.
-    pub const NAMES: [&str; 4] = ["none", "form", "features", "keys"];
+    pub const NAMES: [&str; 5] = ["none", "form", "features", "keys", "melody"];
+
+    /// Whether a piece is taken apart into a melody and what goes with it.
+    pub fn is_pair(self) -> bool {
+        self == Conditions::Melody
+    }
 
     /// Finds conditions by name; features are those of the encoding, if it has some.
     pub fn from_name(name: &str, encoding: &str) -> Option<Conditions> {
@@ -71,6 +81,7 @@ impl Conditions {
             "form" => Some(Conditions::Form),
             "features" => FeatureInput::of(encoding).map(Conditions::Features),
             "keys" => Some(Conditions::Keys),
+            "melody" => (encoding == "events").then_some(Conditions::Melody),
             _ => None,
         }
     }
@@ -82,6 +93,7 @@ impl Conditions {
             Conditions::Form => "form",
             Conditions::Features(_) => "features",
             Conditions::Keys => "keys",
+            Conditions::Melody => "melody",
         }
     }
 
@@ -91,6 +103,7 @@ impl Conditions {
             Conditions::None => StepInput::previous(vocab),
             Conditions::Features(features) => StepInput::features(vocab, features),
             Conditions::Keys => StepInput::keys(),
+            Conditions::Melody => StepInput::pair(vocab),
             Conditions::Form => {
                 StepInput::form(vocab, meter, steps.div_ceil(step_input::steps_per_bar(meter)))
             }
@@ -199,6 +212,7 @@ pub fn piece(
         name: name.into(),
         input: conditions.input(encoding.vocab_size(), meter_of(score), encoded.tokens.len()),
         tokens: encoded.tokens,
+        meter: meter_of(score),
         notes: heard.note_count(),
         frames,
         seconds: score.seconds(),
@@ -236,6 +250,9 @@ impl Batch {
         if windows.first().is_some_and(|(p, _)| p.input.is_keys()) {
             return frames::batch(windows, window);
         }
+        if windows.first().is_some_and(|(p, _)| p.input.is_pair()) {
+            return pairs::batch(windows, window);
+        }
         let batch = windows.len();
         let active = windows.first().map_or(1, |(p, _)| p.input.active());
         let steps = windows.iter().map(|(p, at)| (p.tokens.len() - at).min(window)).max();
@@ -271,7 +288,7 @@ impl Batch {
         let windows = (0..batch as u64).map(|b| {
             let number = step * batch as u64 + b;
             let (epoch, at) = (number / n, (number % n) as usize);
-            let piece = pieces.variant(pieces.at(seed, epoch, at), seed, number)?;
+            let piece = pieces.variant(pieces.at(seed, epoch, at), (seed, number), window)?;
             let over = piece.tokens.len().saturating_sub(window);
             let mut rng = Rng { seed, stream: WINDOW_STREAM, position: 4 * number };
             let (enter, place) = (rng.unit(), rng.unit());
@@ -346,7 +363,7 @@ impl Baselines {
         let mut firsts = vec![0.0f64; vocab + 1];
         for piece in train.iter() {
             let mut last = vocab as u32;
-            for &token in &piece?.tokens {
+            for &token in pairs::counted(&*piece?).iter() {
                 single[token as usize] += 1.0;
                 *pairs.entry((last, token)).or_default() += 1.0;
                 firsts[last as usize] += 1.0;
@@ -357,7 +374,7 @@ impl Baselines {
         let (mut marginal, mut markov, mut count) = (0.0, 0.0, 0.0);
         for piece in held.iter() {
             let mut last = vocab as u32;
-            for &token in &piece?.tokens {
+            for &token in pairs::counted(&*piece?).iter() {
                 marginal -= (single[token as usize] / total).ln();
                 let seen = pairs.get(&(last, token)).copied().unwrap_or(0.0) + 0.5;
                 markov -= (seen / (firsts[last as usize] + 0.5 * vocab as f64)).ln();

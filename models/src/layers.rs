@@ -7,6 +7,7 @@ use etude_engine::{Ids, Module, NO_ID, Param, Rng, Tensor, init};
 ///
 /// # Shapes
 /// `weight` `[out, in]`, `bias` `[out]`.
+#[derive(Clone)]
 pub struct Linear {
     /// The matrix.
     pub weight: Param,
@@ -76,6 +77,7 @@ pub const NORM_EPS: f32 = 1e-5;
 ///
 /// # Source
 /// Ba, Kiros & Hinton 2016.
+#[derive(Clone)]
 pub struct Norm {
     /// The scale.
     pub weight: Param,

@@ -10,6 +10,7 @@
 //! All of it is written as row numbers of one input matrix (a multi-hot input): the network sums
 //! those rows.
 
+use crate::pairs::{BARS, PLACES, Walk};
 use crate::{FeatureInput, FeatureReader, Meter, PianoRoll};
 
 /// An empty slot: no row is added.
@@ -64,6 +65,7 @@ enum Kind {
     Form(Form),
     Features(FeatureInput),
     Keys,
+    Pair,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,13 +104,24 @@ impl StepInput {
         StepInput { vocab, kind: Kind::Features(features) }
     }
 
+    /// The last token of a [`crate::Pair`], whose vocabulary without its end is `vocab`, with the bar and the
+    /// sixteenth in which it stands.
+    pub fn pair(vocab: usize) -> StepInput {
+        StepInput { vocab: vocab + 1, kind: Kind::Pair }
+    }
+
+    /// Tells whether a piece is taken apart into a melody and what goes with it.
+    pub fn is_pair(&self) -> bool {
+        self.kind == Kind::Pair
+    }
+
     /// Reads a piece step after step, which is cheaper than [`StepInput::fill`] at each.
     pub fn reader(self) -> StepReader {
         let features = match self.kind {
             Kind::Features(features) => Some(features.reader()),
             _ => None,
         };
-        StepReader { input: self, features }
+        StepReader { input: self, features, walk: Walk::default() }
     }
 
     /// Tells whether the rows are the keys of the last step.
@@ -121,6 +134,7 @@ impl StepInput {
         match self.kind {
             Kind::Previous | Kind::Keys => self.vocab,
             Kind::Features(features) => features.rows(),
+            Kind::Pair => self.vocab + (BARS + PLACES) as usize,
             Kind::Form(_) => {
                 self.vocab * (1 + LOOKBACK_BARS.len()) + place_rows() + STRAIN_BARS + COUNTDOWN_BARS
             }
@@ -132,6 +146,7 @@ impl StepInput {
         match self.kind {
             Kind::Previous | Kind::Keys => 1,
             Kind::Features(features) => features.active(),
+            Kind::Pair => 3,
             Kind::Form(_) => 1 + LOOKBACK_BARS.len() + 3,
         }
     }
@@ -146,6 +161,9 @@ impl StepInput {
     pub fn fill(&self, tokens: &[u32], t: usize, rows: &mut [u32]) {
         if let Kind::Features(features) = self.kind {
             return features.reader().fill(tokens, t, rows);
+        }
+        if self.is_pair() {
+            return self.reader().fill(tokens, t, rows);
         }
         rows[0] = if t == 0 { NO_ROW } else { tokens[t - 1] };
         let Kind::Form(form) = self.kind else { return };
@@ -171,6 +189,7 @@ impl StepInput {
 pub struct StepReader {
     input: StepInput,
     features: Option<FeatureReader>,
+    walk: Walk,
 }
 
 impl StepReader {
@@ -181,7 +200,22 @@ impl StepReader {
     pub fn fill(&mut self, tokens: &[u32], t: usize, rows: &mut [u32]) {
         match &mut self.features {
             Some(features) => features.fill(tokens, t, rows),
+            None if self.input.is_pair() => self.fill_pair(&tokens[..t], rows),
             None => self.input.fill(tokens, t, rows),
+        }
+    }
+}
+
+impl StepReader {
+    fn fill_pair(&mut self, tokens: &[u32], rows: &mut [u32]) {
+        if self.walk.count > tokens.len() {
+            self.walk = Walk::default();
+        }
+        tokens[self.walk.count..].iter().for_each(|token| self.walk.push(*token));
+        let vocab = self.input.vocab as u32;
+        rows[0] = tokens.last().copied().unwrap_or(NO_ROW);
+        for (row, of_place) in rows[1..].iter_mut().zip(self.walk.rows()) {
+            *row = if of_place == NO_ROW { NO_ROW } else { vocab + of_place };
         }
     }
 }
