@@ -106,7 +106,7 @@ fn a_hole_is_filled_and_all_else_stays_note_for_note() {
                 assert_eq!(again.score, filled);
             }
         }
-        assert!(written > 20, "{name}: {written}");
+        assert!(written > 10, "{name}: {written}");
     }
 }
 
@@ -177,7 +177,9 @@ fn windows_have_holes_as_often_as_is_said() {
                 // In any order it is the same music.
                 let score = infill.decode(&tokens).unwrap();
                 let pitches: Vec<u8> = score.tracks[0].notes.iter().map(|n| n.pitch).collect();
-                assert!(pitches.len() == 3 && pitches[1] == pitches[2], "{pitches:?}");
+                // Some windows begin with the second bar.
+                let [.., second, third] = pitches[..] else { panic!("{pitches:?}") };
+                assert_eq!(second, third, "{pitches:?}");
             }
         }
         assert!(wanted.contains(&holes), "{chance}: {holes} of 400");
