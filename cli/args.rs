@@ -45,6 +45,8 @@ pub enum Command {
     Generate(Box<command::generate::Args>),
     /// Let a trained model go on with a MIDI file
     Continue(Box<command::generate::ContinueArgs>),
+    /// Write what goes with a melody
+    Accompany(Box<command::accompany::Args>),
     /// Set a melody for soprano, alto, tenor and bass
     Harmonize(Box<command::harmonize::Args>),
     /// Train a model on a folder of MIDI files or a built-in corpus
@@ -79,6 +81,7 @@ fn dispatch(command: &Command, console: &Console) -> Result<()> {
     match command {
         Command::Generate(args) => command::generate::run(args, console),
         Command::Continue(args) => command::generate::run_continue(args, console),
+        Command::Accompany(args) => command::accompany::run(args, console),
         Command::Harmonize(args) => command::harmonize::run(args, console),
         Command::Train(args) => command::train::run(args, console),
         Command::Evaluate(args) => command::evaluate::run(args, console),

@@ -300,6 +300,98 @@ fn a_melody_is_harmonized_and_stays_as_it_is() {
     assert!(!folder.0.join("no.mid").exists());
 }
 
+/// Six bars of a tune, with a bass and drums.
+fn band() -> Score {
+    let mut score = tune();
+    let notes = (0..24u64).map(|i| {
+        let pitch = [62, 64, 66, 69, 74, 73, 69, 66][(i * 3 % 8) as usize];
+        Note { tick: 480 * i, duration: 470, pitch, velocity: 90 }
+    });
+    score.tracks[0].notes = notes.collect();
+    let long = |tick, pitch| Note { tick, duration: 1920, pitch, velocity: 60 };
+    let bass = (0..6).map(|bar| long(1920 * bar, 38)).collect();
+    score.tracks.push(Track { program: 32, notes: bass, ..Track::default() });
+    let beat = (0..12).map(|i| Note { tick: 960 * i, duration: 240, pitch: 36, velocity: 80 });
+    score.tracks.push(Track { is_drum: true, notes: beat.collect(), ..Track::default() });
+    score
+}
+
+const TINY: &str = "--steps 2 --set hidden=16 --set layers=1 --set heads=2 --set ff=16 --set batch=1 \
+                    --set window=300 --set context=300";
+
+#[test]
+fn bars_are_filled_and_all_others_stay_note_for_note() {
+    let folder = Folder::new("fill");
+    let band = band();
+    std::fs::create_dir(folder.0.join("data")).unwrap();
+    for name in ["band.mid", "data/one.mid"] {
+        std::fs::write(folder.0.join(name), band.to_midi()).unwrap();
+    }
+    folder.json(&format!(
+        "train transformer/infill --data data --out run --set encoding=events-infill {TINY}"
+    ));
+    let line = "generate run --primer band.mid --fill bars 3-4 --seed 5 --out f.mid \
+                --no-audio --no-image";
+    let told = folder.json(line);
+    assert_eq!(told["files"][0]["midi"], "f.mid");
+    let filled = folder.score("f.mid");
+    let hole = 3840..7680;
+    for (new, old) in filled.tracks.iter().zip(&band.tracks) {
+        let rest = |track: &Track| -> Vec<Note> {
+            track.notes.iter().filter(|note| !hole.contains(&note.tick)).copied().collect()
+        };
+        assert_eq!(rest(new), rest(old));
+    }
+    assert_ne!(filled.tracks[0].notes, band.tracks[0].notes);
+    assert_eq!((filled.ticks_per_quarter, &filled.tempos), (480, &band.tempos));
+    folder.json(&line.replace("f.mid", "g.mid"));
+    assert_eq!(folder.score("g.mid"), filled);
+    for (given, part) in [
+        (
+            "generate run --primer band.mid --fill bars 6-7",
+            "fill: bars 6-7 are wanted; the primer has 6",
+        ),
+        ("generate run --primer band.mid --fill bars 0-2", "bars A-B are wanted"),
+        ("generate run --primer band.mid --fill bars 4-3", "bars A-B are wanted"),
+        ("generate run --primer band.mid --fill beats 3-4", "bars A-B are wanted"),
+        ("generate run --fill bars 3-4", "a --primer or --pitches is wanted"),
+        ("generate --primer band.mid --fill bars 3-4", "in whose pieces no bars can be missing"),
+        ("train lstm --set fill=0.5 --out no", "train.fill"),
+    ] {
+        folder.refused(&format!("{given} --out no.mid"), part);
+    }
+    assert!(!folder.0.join("no.mid").exists());
+}
+
+#[test]
+fn a_melody_is_accompanied_and_stays_as_it_is() {
+    let folder = Folder::new("accompany");
+    let band = band();
+    std::fs::create_dir(folder.0.join("data")).unwrap();
+    for name in ["band.mid", "data/one.mid"] {
+        std::fs::write(folder.0.join(name), band.to_midi()).unwrap();
+    }
+    folder.json(&format!(
+        "train transformer/accompaniment --data data --out run --set encoder=1 {TINY}"
+    ));
+    folder.json("accompany band.mid --model run --seed 2 --out a.mid --no-audio --no-image");
+    let written = folder.score("a.mid");
+    assert_eq!(written.tracks[0], band.tracks[0]);
+    assert_eq!((written.ticks_per_quarter, &written.tempos), (480, &band.tempos));
+    assert!(written.tracks.len() > 1 && written.tracks[1..] != band.tracks[1..]);
+    let told = folder.json("evaluate run --data band.mid --samples 1");
+    assert!(told["nll_per_token"].as_f64().unwrap() > 0.0);
+    folder.refused("accompany band.mid --model run --bars 3 --out no.mid", "as long as its melody");
+    folder.refused("accompany band.mid --model lstm --out no.mid", "this model writes by itself");
+    folder.refused("accompany band.mid --out no.mid", "etude train transformer/accompaniment");
+    folder.refused("generate run --out no.mid", "a primer with one is wanted");
+    let mut drums = band.clone();
+    drums.tracks.drain(..2);
+    std::fs::write(folder.0.join("drums.mid"), drums.to_midi()).unwrap();
+    folder.refused("accompany drums.mid --model run --out no.mid", "drums.mid: no notes but drums");
+    assert!(!folder.0.join("no.mid").exists());
+}
+
 #[test]
 fn a_task_of_memory_is_told_in_numbers_and_pictures() {
     let folder = Folder::new("task");

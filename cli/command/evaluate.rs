@@ -9,7 +9,7 @@ use etude_models::evaluate::{Likelihood, likelihood, written_likelihood};
 use etude_models::generate::{Length, Request, Writer};
 use etude_models::sampling::Sampling;
 use etude_tokenizer::statistics::{Statistics, spreads};
-use etude_tokenizer::{Encoding, Meter, Score, Tempo};
+use etude_tokenizer::{Encoding, Meter, Score, Tempo, Track};
 use serde_json::{Map, Value, json};
 
 use crate::args::{Machine, precision};
@@ -234,6 +234,10 @@ fn generated(
     let mut written = Vec::new();
     for i in 0..args.samples {
         let (_, like) = &held[i as usize * held.len() / args.samples as usize];
+        let is_tune = |track: &Track| !track.is_drum && !track.notes.is_empty();
+        if trained.config.conditions.is_pair() && !like.tracks.iter().any(is_tune) {
+            continue;
+        }
         let meter = meter_of(like);
         let seconds = like.seconds().clamp(1.0, 120.0);
         let request = Request {
@@ -242,7 +246,8 @@ fn generated(
             tempo_bpm: like.tempos.first().map_or(generate::usual_tempo(meter), |t| {
                 (60e6 / f64::from(t.micros_per_quarter)).clamp(10.0, 1000.0)
             }),
-            primer: None,
+            // A melody of the data, where the model is one that accompanies.
+            primer: trained.config.conditions.is_pair().then(|| like.clone()),
             sampling: Sampling { temperature: args.temperature, ..Sampling::default() },
             seed: args.seed.wrapping_add(u64::from(i)),
         };

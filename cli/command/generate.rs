@@ -1,10 +1,11 @@
 //! `etude generate` and `etude continue`: a trained model writes a piece, as MIDI, sound and picture.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use etude_models::Precision;
-use etude_models::generate::{Around, Length, Request, Writer};
+use etude_models::generate::{Around, Length, MAX_LENGTH, Request, Writer};
 use etude_models::sampling::Sampling;
 use etude_tokenizer::{Encoding, Meter, Note, Score, Track, find_key};
 use serde_json::{Value, json};
@@ -20,7 +21,7 @@ use crate::{interrupt, model, output, pianoroll};
 /// Arguments of `etude generate`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  etude generate\n  etude generate --meter 6/8 --bars 32 --seed 7 --out jig.mid\n  etude generate run --primer tune.mid --bars 16 --temperature 0.9\n  etude generate lstm --count 5 --out pieces --json\n  etude generate --pitches 60,-2,62,-2,64,-2,-2,-2 --bars 8\n  etude generate --beam 4 --branch 2 --steps-per-iteration 16\n  etude generate --stream --no-audio\n  etude generate improv --chords \"C Am | F G7\" --play-chords --bars 16   (a run of lstm/improv-basic)\n  etude generate piano --density 4 --seconds 30   (a run of lstm/performance-density)"
+    after_help = "Examples:\n  etude generate\n  etude generate --meter 6/8 --bars 32 --seed 7 --out jig.mid\n  etude generate run --primer tune.mid --bars 16 --temperature 0.9\n  etude generate lstm --count 5 --out pieces --json\n  etude generate --pitches 60,-2,62,-2,64,-2,-2,-2 --bars 8\n  etude generate --beam 4 --branch 2 --steps-per-iteration 16\n  etude generate run --primer tune.mid --fill bars 5-8 --out filled.mid\n  etude generate --stream --no-audio\n  etude generate improv --chords \"C Am | F G7\" --play-chords --bars 16   (a run of lstm/improv-basic)\n  etude generate piano --density 4 --seconds 30   (a run of lstm/performance-density)"
 )]
 pub struct Args {
     /// A bundled model, a run directory or a .safetensors file [default: lstm]
@@ -35,6 +36,11 @@ pub struct Args {
     /// lets it sound on
     #[arg(long, value_name = "P,P,..", allow_hyphen_values = true, value_parser = parse_pitches)]
     pitches: Option<Pitches>,
+
+    /// Write these bars of the primer anew and leave all others as they are: `bars 5-8`, counted from 1
+    /// (a model of an encoding with holes, such as the preset transformer/infill)
+    #[arg(long, value_names = ["bars", "A-B"], num_args = 2, conflicts_with_all = ["bars", "seconds", "inject_primer"])]
+    fill: Option<Vec<String>>,
 
     /// Write other voices around the primer instead of going on from it (encoding polyphony)
     #[arg(long)]
@@ -158,6 +164,13 @@ pub(super) struct Controls {
     pub machine: Machine,
 }
 
+impl Controls {
+    /// Whether it is said how long the piece shall be.
+    pub(super) fn has_length(&self) -> bool {
+        self.bars.is_some() || self.seconds.is_some()
+    }
+}
+
 /// Events of a melody: a pitch, -1 for the end of the note, -2 for no change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Pitches(Vec<i16>);
@@ -212,6 +225,21 @@ fn parse_meter(text: &str) -> std::result::Result<Meter, String> {
     Ok(Meter { tick: 0, numerator, denominator })
 }
 
+/// The bars of `--fill bars 5-8`, counted from 0.
+fn parse_fill(words: &[String]) -> Result<Range<usize>> {
+    let told = words.join(" ");
+    let fault = || Error::input(format!("--fill {told}: bars A-B are wanted, such as bars 5-8"));
+    let [unit, bars] = words else { return Err(fault()) };
+    let (first, last) = bars.split_once('-').unwrap_or((bars, bars));
+    let number = |text: &str| text.trim().parse::<usize>().map_err(|_| fault());
+    let (first, last) = (number(first)?, number(last)?);
+    let is_unit = ["bar", "bars"].contains(&unit.as_str());
+    match is_unit && first >= 1 && first <= last && last - first < MAX_LENGTH {
+        true => Ok(first - 1..last),
+        false => Err(fault()),
+    }
+}
+
 /// A tempo at which the metre is usually played, in quarter notes a minute.
 pub fn usual_tempo(meter: Meter) -> f64 {
     match (meter.numerator, meter.denominator) {
@@ -235,8 +263,14 @@ pub fn run(args: &Args, console: &Console) -> Result<()> {
     if args.inject_primer && primer.is_none() {
         return Err(Error::input("--inject-primer: a --primer or --pitches is wanted"));
     }
+    let fill = args.fill.as_deref().map(parse_fill).transpose()?;
+    if fill.is_some() && primer.is_none() {
+        return Err(Error::input(
+            "--fill: a --primer or --pitches is wanted, of which these are bars",
+        ));
+    }
     let (file, wishes) = (args.primer.as_deref(), Some(&args.wishes));
-    let mut source = Source { file, wishes, ..Source::default() };
+    let mut source = Source { fill, file, wishes, ..Source::default() };
     match args.inject_primer {
         true => source.around = primer.map(|voice| Around { voice, chords: Vec::new() }),
         false => source.primer = primer,
@@ -259,6 +293,10 @@ pub fn run_continue(args: &ContinueArgs, console: &Console) -> Result<()> {
 pub(super) struct Source<'a> {
     pub primer: Option<Score>,
     pub around: Option<Around>,
+    /// The bars of the primer, counted from 0, that are written anew.
+    pub fill: Option<Range<usize>>,
+    /// Whether the primer is a melody that is accompanied rather than gone on from.
+    pub accompanies: bool,
     /// How long the piece is where nothing else is said, in sixteenths.
     pub steps: Option<usize>,
     /// What is made of the piece before it is written.
@@ -284,7 +322,7 @@ pub(super) fn write(args: &Controls, name: &Path, source: Source, console: &Cons
     }
     let name = args.weights.as_deref().unwrap_or(name);
     let seed = args.seed.get();
-    let Source { primer, around, steps, finish, file, wishes } = source;
+    let Source { primer, around, fill, accompanies, steps, finish, file, wishes } = source;
     let mut request = Request {
         length: match args.seconds {
             Some(seconds) => Length::Seconds(seconds),
@@ -315,6 +353,9 @@ pub(super) fn write(args: &Controls, name: &Path, source: Source, console: &Cons
     if let (Some(steps), None, None) = (steps, args.bars, args.seconds) {
         request.length = Length::Seconds(steps as f64 * 15.0 / request.tempo_bpm);
     }
+    if let Some(bars) = &fill {
+        request.length = Length::Bars(bars.len());
+    }
     // Refuse a bad control before any file is touched.
     request.sampling.check().map_err(|e| Error::input(e.to_string()))?;
     let trained = model::load_with(name, args.adapter.as_deref())?;
@@ -335,12 +376,16 @@ pub(super) fn write(args: &Controls, name: &Path, source: Source, console: &Cons
         request.seed = seed.wrapping_add(u64::from(i));
         let start = Instant::now();
         let mut stream = Stream::new(args, request.length, &*encoding);
-        let piece = writer
-            .write_watched(&request, around.as_ref(), &mut |token, at| stream.hear(token, at))
-            .map_err(|e| match (e, file) {
-                (e @ etude_models::Error::Data { .. }, Some(file)) => Error::file(file, e),
-                (e, _) => Error::input(e.to_string()),
-            })?;
+        let mut hear = |token, at| stream.hear(token, at);
+        let piece = match &fill {
+            Some(bars) => writer.fill(&request, bars.clone(), &mut hear),
+            None if accompanies => writer.accompany(&request, &mut hear),
+            None => writer.write_watched(&request, around.as_ref(), &mut hear),
+        };
+        let piece = piece.map_err(|e| match (e, file) {
+            (e @ etude_models::Error::Data { .. }, Some(file)) => Error::file(file, e),
+            (e, _) => Error::input(e.to_string()),
+        })?;
         let read = stream.end();
         if i == 0 {
             for (reason, count) in &piece.lost {

@@ -1,5 +1,6 @@
 //! One file for each subcommand: its arguments, and `run`.
 
+pub mod accompany;
 pub mod blend;
 pub mod completions;
 pub mod corpora;

@@ -11,6 +11,7 @@ use etude_models::run::RunDir;
 use etude_models::sampling::Sampling;
 use etude_models::tasks::{Problem, Task};
 use etude_models::train::{End, Report, RunConfig, Trainer, saved_config, setting_keys};
+use etude_tokenizer::{Bars, Encoding, Score};
 use serde_json::{Map, Value, json};
 
 use crate::args::Machine;
@@ -407,11 +408,18 @@ fn sample(trainer: &Trainer, path: &Path) -> Result<()> {
     let config = &trainer.config().model;
     let mut writer =
         Writer::new(config, trainer.model()).map_err(|e| Error::failed(e.to_string()))?;
+    let primer = match config.conditions.is_pair() {
+        true => match melody(trainer, writer.encoding())? {
+            Some(melody) => Some(melody),
+            None => return Ok(()),
+        },
+        false => None,
+    };
     let request = Request {
         length: Length::Bars(16),
         meter: etude_tokenizer::Meter { tick: 0, numerator: 4, denominator: 4 },
         tempo_bpm: 120.0,
-        primer: None,
+        primer,
         sampling: Sampling { temperature: 0.9, ..Sampling::default() },
         seed: trainer.config().train.seed,
     };
@@ -420,6 +428,22 @@ fn sample(trainer: &Trainer, path: &Path) -> Result<()> {
     let place = path.join("samples").join(format!("step-{:06}.mid", trainer.step()));
     output::write(&place, &piece.score.to_midi())?;
     output::write(&place.with_extension("png"), &pianoroll::draw(&piece.score, &title).png())
+}
+
+/// The beginning of the first training piece that has a melody.
+fn melody(trainer: &Trainer, encoding: &dyn Encoding) -> Result<Option<Score>> {
+    const BARS: u64 = 16;
+    for piece in trainer.data().train.iter() {
+        let piece = piece.map_err(|e| Error::failed(e.to_string()))?;
+        let decoded = encoding.decode(&piece.tokens);
+        let mut score = decoded.map_err(|e| Error::failed(e.to_string()))?;
+        let end = Bars::of(&score).start(BARS);
+        score.tracks.iter_mut().for_each(|track| track.notes.retain(|note| note.tick < end));
+        if score.tracks.iter().any(|track| !track.is_drum && !track.notes.is_empty()) {
+            return Ok(Some(score));
+        }
+    }
+    Ok(None)
 }
 
 fn finish(

@@ -18,6 +18,8 @@ pub struct Augment {
     pub stretch: f64,
     /// Loudness: a number from -n to n drawn for each window is added to all velocities.
     pub velocity: usize,
+    /// Probability that a window has a hole, where the encoding has holes.
+    pub fill: f64,
 }
 
 const AUGMENT_STREAM: u32 = 6;
@@ -45,6 +47,7 @@ impl Augment {
                 "tempo and no time in seconds",
             ),
             (self.velocity > 0, encoding.has_velocity(), "train.velocity", "velocities"),
+            (self.fill > 0.0, encoding.infill().is_some(), "train.fill", "missing bars"),
         ];
         let (_, _, key, what) = changes.into_iter().find(|(wanted, held, ..)| *wanted && !held)?;
         Some((key, format!("the encoding {} holds no {what}", encoding.name())))

@@ -7,7 +7,7 @@ pub use crate::augment::Augment;
 pub use crate::pieces::Pieces;
 #[cfg(feature = "train")]
 pub use crate::pieces::Stored;
-use crate::{Error, Result, frames};
+use crate::{Error, Result, frames, pairs};
 use etude_engine::Rng;
 use etude_tokenizer::features::{ChordInput, Controls};
 use etude_tokenizer::step_input::{self, StepInput};
@@ -42,6 +42,8 @@ pub struct Piece {
     pub tokens: Vec<u32>,
     /// What is fed before each step.
     pub input: StepInput,
+    /// Its first metre.
+    pub meter: Meter,
     /// Notes in the quantised score.
     pub notes: usize,
     /// Sixteenth-note steps, to the end of the last note.
@@ -67,6 +69,9 @@ pub enum Conditions {
     Chords(ChordInput, Option<FeatureInput>),
     /// With what the performance is asked to be like, and the last token.
     Controls(Controls),
+    /// With the last token, its bar and its sixteenth: the melody of a piece first, and after its end
+    /// what goes with it.
+    Melody,
 }
 
 /// The conditions of performances by name: density, pitch histogram, and whether they may be left out.
@@ -84,7 +89,7 @@ const CONTROLS: [(&str, Controls); 4] = {
 
 impl Conditions {
     /// The names in a configuration.
-    pub const NAMES: [&str; 11] = [
+    pub const NAMES: [&str; 12] = [
         "none",
         "form",
         "features",
@@ -96,7 +101,13 @@ impl Conditions {
         CONTROLS[1].0,
         CONTROLS[2].0,
         CONTROLS[3].0,
+        "melody",
     ];
+
+    /// Whether a piece is taken apart into a melody and what goes with it.
+    pub fn is_pair(self) -> bool {
+        self == Conditions::Melody
+    }
 
     /// Finds conditions by name; `None` if the encoding has none such. Features are those of the
     /// encoding, chords stand beside melodies, controls beside performances.
@@ -111,6 +122,7 @@ impl Conditions {
             "notes" => Some(Conditions::Notes),
             "chords" => melody.then(|| chords(ChordInput::Triads)),
             "chord-pitches" => melody.then(|| chords(ChordInput::Pitches)),
+            "melody" => (encoding == "events").then_some(Conditions::Melody),
             _ => {
                 let (_, controls) = CONTROLS.iter().find(|(known, _)| *known == name)?;
                 matches!(encoding, "performance" | "performance-dynamics")
@@ -133,6 +145,7 @@ impl Conditions {
                 let known = CONTROLS.iter().find(|(_, known)| *known == controls);
                 known.map_or("controls", |(name, _)| name)
             }
+            Conditions::Melody => "melody",
         }
     }
 
@@ -167,6 +180,7 @@ impl Conditions {
             Conditions::Features(features) => StepInput::features(vocab, features),
             Conditions::Keys => StepInput::keys(),
             Conditions::Notes => StepInput::notes(),
+            Conditions::Melody => StepInput::pair(vocab),
             Conditions::Form => {
                 StepInput::form(vocab, meter, steps.div_ceil(step_input::steps_per_bar(meter)))
             }
@@ -287,6 +301,7 @@ pub fn piece(
         name: name.into(),
         input,
         tokens: encoded.tokens,
+        meter: meter_of(score),
         notes: heard.note_count(),
         frames,
         seconds: score.seconds(),
@@ -324,6 +339,9 @@ impl Batch {
         if windows.first().is_some_and(|(p, _)| p.input.is_keys()) {
             return frames::batch(windows, window);
         }
+        if windows.first().is_some_and(|(p, _)| p.input.is_pair()) {
+            return pairs::batch(windows, window);
+        }
         let batch = windows.len();
         let active = windows.first().map_or(1, |(p, _)| p.input.active());
         let steps = windows.iter().map(|(p, at)| (p.tokens.len() - at).min(window)).max();
@@ -360,7 +378,7 @@ impl Batch {
         let windows = (0..batch as u64).map(|b| {
             let number = step * batch as u64 + b;
             let (epoch, at) = (number / n, (number % n) as usize);
-            let mut piece = pieces.variant(pieces.at(seed, epoch, at), seed, number)?;
+            let mut piece = pieces.variant(pieces.at(seed, epoch, at), (seed, number), window)?;
             let is_free = matches!(piece.input.guide(),
                 Some((GuideInput::Controls(c), _)) if c.optional && number % 2 == 1);
             if is_free {
@@ -442,7 +460,7 @@ impl Baselines {
         let mut firsts = vec![0.0f64; vocab + 1];
         for piece in train.iter() {
             let mut last = vocab as u32;
-            for &token in &piece?.tokens {
+            for &token in pairs::counted(&*piece?).iter() {
                 single[token as usize] += 1.0;
                 *pairs.entry((last, token)).or_default() += 1.0;
                 firsts[last as usize] += 1.0;
@@ -453,7 +471,7 @@ impl Baselines {
         let (mut marginal, mut markov, mut count) = (0.0, 0.0, 0.0);
         for piece in held.iter() {
             let mut last = vocab as u32;
-            for &token in &piece?.tokens {
+            for &token in pairs::counted(&*piece?).iter() {
                 marginal -= (single[token as usize] / total).ln();
                 let seen = pairs.get(&(last, token)).copied().unwrap_or(0.0) + 0.5;
                 markov -= (seen / (firsts[last as usize] + 0.5 * vocab as f64)).ln();

@@ -6,7 +6,7 @@
 
 use crate::data::{Batch, NO_TARGET, Piece, Pieces};
 use crate::layers::likeliest;
-use crate::{Model, Precision, Result, frames};
+use crate::{Model, Precision, Result, frames, pairs};
 
 /// Likelihood of a set of pieces, in nats.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -133,10 +133,17 @@ pub fn written_likelihood(
         }
         let mut reader = piece.input.reader_of(&piece.tokens);
         let mut rows = vec![0; piece.input.active()];
-        let steps = piece.tokens.len().min(MAX_STEPS);
-        for (t, token) in piece.tokens[..steps].iter().map(|token| *token as usize).enumerate() {
-            reader.fill(&piece.tokens, t, &mut rows);
+        let (tokens, given) = match piece.input.is_pair() {
+            true => pairs::sequence(piece, 0, MAX_STEPS),
+            false => (piece.tokens[..piece.tokens.len().min(MAX_STEPS)].to_vec(), 0),
+        };
+        let steps = tokens.len().min(MAX_STEPS);
+        for (t, token) in tokens[..steps].iter().map(|token| *token as usize).enumerate() {
+            reader.fill(&tokens, t, &mut rows);
             let logits = generator.step(&rows)?;
+            if t < given {
+                continue;
+            }
             let best = likeliest(logits) as usize;
             let top = logits[best];
             let below = |x: f32| f64::from(x) - f64::from(top);
@@ -144,7 +151,7 @@ pub fn written_likelihood(
             tally.nats += sum.ln() - below(logits[token]);
             tally.hits += usize::from(best == token);
         }
-        tally.tokens += steps;
+        tally.tokens += steps.saturating_sub(given);
         tally.heard(piece);
     }
     Ok(tally.likelihood())

@@ -20,8 +20,8 @@ use crate::{Error, Generator, Model, Precision, Result};
 use etude_engine::Rng;
 use etude_tokenizer::TokenTime;
 use etude_tokenizer::chord::Chord;
-use etude_tokenizer::step_input::steps_per_bar;
-use etude_tokenizer::{Encoding, Guide, Meter, PianoRollTokens, Polyphony, Satb, Score, Tempo};
+use etude_tokenizer::step_input::{StepInput, steps_per_bar};
+use etude_tokenizer::{Encoding, Guide, Infill, Meter, PianoRollTokens, Polyphony, Satb, Score, Tempo};
 
 /// How long a piece shall be, after its primer.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -79,8 +79,8 @@ const SAMPLING_STREAM: u32 = 4;
 
 /// A model made ready to write: weights packed once, then any number of pieces.
 pub struct Writer {
-    config: ModelConfig,
-    encoding: Box<dyn Encoding>,
+    pub(crate) config: ModelConfig,
+    pub(crate) encoding: Box<dyn Encoding>,
     generator: Box<dyn Generator>,
     times: Vec<TokenTime>,
     onsets: Vec<bool>,
@@ -112,9 +112,14 @@ impl Writer {
     ) -> Result<Writer> {
         let encoding = config.encoding()?;
         let tokens = 0..encoding.vocab_size() as u32;
-        let times = tokens.clone().map(|t| encoding.token_time(t)).collect();
-        let onsets = tokens.clone().map(|t| encoding.is_onset(t)).collect();
-        let pitches = tokens.map(|t| encoding.pitch(t)).collect();
+        let mut times: Vec<_> = tokens.clone().map(|t| encoding.token_time(t)).collect();
+        let mut onsets: Vec<_> = tokens.clone().map(|t| encoding.is_onset(t)).collect();
+        let mut pitches: Vec<_> = tokens.map(|t| encoding.pitch(t)).collect();
+        // A network may write tokens that are none of the encoding's: ends.
+        let (_, vocab) = config.widths()?;
+        times.resize(times.len().max(vocab), TokenTime::None);
+        onsets.resize(times.len(), false);
+        pitches.resize(times.len(), None);
         Ok(Writer {
             config: config.clone(),
             generator: model.generator(precision)?,
@@ -173,6 +178,9 @@ impl Writer {
         hear: &mut dyn FnMut(u32, f64) -> bool,
     ) -> Result<Composition> {
         request.sampling.check()?;
+        if self.config.conditions.is_pair() {
+            return self.accompany(request, hear);
+        }
         check_length(request)?;
         let meter = request.primer.as_ref().map_or(request.meter, meter_of);
         let clock = Clock::new(request, meter);
@@ -190,23 +198,7 @@ impl Writer {
             let score = self.score_of(&draft.tokens, request, meter)?;
             return Ok(Composition { tokens: draft.tokens, primed, score, lost });
         }
-        let mut desk = Desk {
-            generator: &mut *self.generator,
-            sampler: Sampler::new(request.sampling.clone(), self.times.len()),
-            rng: Rng::stream(request.seed, SAMPLING_STREAM),
-            rows: vec![0; input.active()],
-            reader: input.reader(),
-            input,
-            clock: &clock,
-            times: &self.times,
-            onsets: &self.onsets,
-            pitches: &self.pitches,
-            wanted: 0.0,
-            voice,
-            chords,
-            allowed: vec![false; self.times.len()],
-            read: Vec::new(),
-        };
+        let mut desk = Desk { voice, chords, ..self.desk(request, input, &clock) };
         desk.prime(&mut draft)?;
         desk.wanted = draft.now + clock.wanted - clock.rounding();
         match &request.sampling {
@@ -249,6 +241,32 @@ impl Writer {
                 let guide = self.wishes.guide(self.config.conditions, steps_per_bar(meter))?;
                 Ok(guide.transpose(self.moved(request)))
             }
+        }
+    }
+
+    /// Everything that a piece is written with, without a voice around it.
+    pub(crate) fn desk<'a>(
+        &'a mut self,
+        request: &Request,
+        input: StepInput,
+        clock: &'a Clock,
+    ) -> Desk<'a> {
+        Desk {
+            generator: &mut *self.generator,
+            sampler: Sampler::new(request.sampling.clone(), self.times.len()),
+            rng: Rng::stream(request.seed, SAMPLING_STREAM),
+            rows: vec![0; input.active()],
+            reader: input.reader(),
+            input,
+            clock,
+            times: &self.times,
+            onsets: &self.onsets,
+            pitches: &self.pitches,
+            wanted: 0.0,
+            voice: Vec::new(),
+            chords: &[],
+            allowed: vec![false; self.times.len()],
+            read: Vec::new(),
         }
     }
 
@@ -329,7 +347,7 @@ impl Writer {
     fn steps_of(&self, voice: &Score) -> Result<Vec<Vec<u32>>> {
         let tokens = self.encoding.encode(voice)?.tokens;
         let is_note = |token: &u32| self.pitches[*token as usize].is_some();
-        let steps: Vec<Vec<u32>> = match self.encoding.name() {
+        let steps: Vec<Vec<u32>> = match self.encoding.name().trim_end_matches(Infill::SUFFIX) {
             "polyphony" => {
                 let steps = tokens.split(|token| *token == Polyphony::STEP_END);
                 steps.map(|step| step.iter().copied().filter(is_note).collect()).collect()

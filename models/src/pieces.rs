@@ -2,6 +2,7 @@
 
 use crate::augment::Augment;
 use crate::data::{Conditions, Piece};
+use crate::infill;
 #[cfg(feature = "train")]
 use crate::store::{Place, Store};
 use crate::{Error, Result};
@@ -168,6 +169,7 @@ impl Pieces {
                     name: stored.name.to_string(),
                     input,
                     tokens,
+                    meter: stored.meter,
                     notes: stored.notes,
                     frames,
                     seconds: stored.seconds,
@@ -186,12 +188,21 @@ impl Pieces {
         self.len() * self.change.as_ref().map_or(1, |(augment, _)| augment.keys())
     }
 
-    /// A piece in one of its keys, for window `number` of training.
-    pub(crate) fn variant(&self, at: usize, seed: u64, number: u64) -> Result<Cow<'_, Piece>> {
+    /// A piece in one of its keys, perhaps with a hole, for window `number` of training, which has
+    /// `window` tokens.
+    pub(crate) fn variant(
+        &self,
+        at: usize,
+        (seed, number): (u64, u64),
+        window: usize,
+    ) -> Result<Cow<'_, Piece>> {
         let Some((augment, encoding)) = &self.change else { return self.get(at) };
         let piece = self.get(at / augment.keys())?;
         let changed = augment.apply(&piece, &**encoding, at % augment.keys(), (seed, number))?;
-        Ok(changed.map_or(piece, Cow::Owned))
+        let piece = changed.map_or(piece, Cow::Owned);
+        let Some(infill) = encoding.infill() else { return Ok(piece) };
+        let told = infill::with_hole(&piece, infill, augment.fill, window, (seed, number));
+        Ok(told.map_or(piece, Cow::Owned))
     }
 
     /// The variant that comes at a place of an epoch, in an order of its own: a function of the seed

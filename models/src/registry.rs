@@ -64,6 +64,11 @@ pub trait Network: Debug + Send + Sync {
         false
     }
 
+    /// Tells whether it reads a melody first, and writes what goes with it.
+    fn reads_melody(&self) -> bool {
+        false
+    }
+
     /// The part that multiplies in f32 alone, if there is one.
     fn f32_alone(&self) -> Option<String> {
         None
@@ -71,6 +76,11 @@ pub trait Network: Debug + Send + Sync {
 
     /// The longest sequence that it reads, if it has an end.
     fn most_steps(&self) -> Option<usize> {
+        None
+    }
+
+    /// The last tokens that a prediction depends on, where the network says how many they are.
+    fn context(&self) -> Option<usize> {
         None
     }
 
@@ -206,6 +216,13 @@ impl ModelConfig {
             );
             return Err(Error::Config { key: "model.conditions".into(), why });
         }
+        if conditions != Conditions::None && encoding.ends_with(etude_tokenizer::Infill::SUFFIX) {
+            let why = format!(
+                "{} follows a piece from its beginning; in the encoding {encoding} bars are missing",
+                conditions.name()
+            );
+            return Err(Error::Config { key: "model.conditions".into(), why });
+        }
         let is_roll = encoding.starts_with("pianoroll");
         if (conditions == Conditions::Keys) != network.writes_keys()
             || (network.writes_keys() && !is_roll)
@@ -227,6 +244,15 @@ impl ModelConfig {
                  encoding = {encoding}, and a head that writes {} were given",
                 conditions.name(),
                 if notes { "notes" } else { "none" }
+            );
+            return Err(Error::Config { key: "model.conditions".into(), why });
+        }
+        if conditions.is_pair() != network.reads_melody() {
+            let why = format!(
+                "a melody (conditions = melody) is read by an encoder (encoder, its blocks, at least 1): \
+                 both or none; conditions = {} was given, and a network {} an encoder",
+                conditions.name(),
+                if network.reads_melody() { "with" } else { "without" }
             );
             return Err(Error::Config { key: "model.conditions".into(), why });
         }
@@ -267,7 +293,8 @@ impl ModelConfig {
             return Ok((KEYS, KEYS));
         }
         let vocab = self.encoding()?.vocab_size();
-        Ok((self.any_input(vocab).width(), vocab))
+        // What ends a melody, and what goes with it, is none of the encoding's tokens.
+        Ok((self.any_input(vocab).width(), vocab + usize::from(self.conditions.is_pair())))
     }
 
     /// The input of a piece of any length in any metre: its rows are the same for all.

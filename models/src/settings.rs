@@ -44,6 +44,9 @@ pub struct TrainConfig {
     /// What is added to or taken from the velocities of a training window at most, where the encoding
     /// has velocities.
     pub velocity: usize,
+    /// Probability that a training window has a hole of some bars, which come after what stands around
+    /// them; 0.5 where the encoding has holes and nothing is said.
+    pub fill: f64,
     /// The adapter that is learned beside weights that stay; rank 0: none, all weights learn.
     pub lora: Lora,
     /// Steps between two lines of `metrics.jsonl`.
@@ -72,6 +75,7 @@ pub const TRAIN_KEYS: &[(&str, &str)] = &[
     ("train", "transpose"),
     ("train", "stretch"),
     ("train", "velocity"),
+    ("train", "fill"),
     ("train", "lora"),
     ("train", "lora_alpha"),
     ("train", "log_every"),
@@ -91,8 +95,8 @@ pub fn setting_keys() -> Vec<(&'static str, &'static str)> {
 impl TrainConfig {
     /// How training pieces are changed from window to window.
     pub fn augment(&self) -> Augment {
-        let (transpose, stretch, velocity) = (self.transpose, self.stretch, self.velocity);
-        Augment { transpose, stretch, velocity }
+        let TrainConfig { transpose, stretch, velocity, fill, .. } = *self;
+        Augment { transpose, stretch, velocity, fill }
     }
 
     /// The numbers of matrix products.
@@ -136,6 +140,7 @@ impl RunConfig {
     pub fn read(mut config: Map<String, Value>) -> Result<RunConfig> {
         let model = ModelConfig::take(&mut config)?;
         let mut t = Table::take(&mut config, "train")?;
+        let fill = if model.encoding()?.infill().is_some() { 0.5 } else { 0.0 };
         let train = TrainConfig {
             seed: t.count("seed", 1, 0..=usize::MAX)? as u64,
             steps: t.count("steps", 2000, 0..=1_000_000_000)? as u64,
@@ -151,6 +156,7 @@ impl RunConfig {
             transpose: t.count("transpose", 0, 0..=11)?,
             stretch: t.number("stretch", 0.0, 0.0..=50.0)?,
             velocity: t.count("velocity", 0, 0..=64)?,
+            fill: t.number("fill", fill, 0.0..=1.0)?,
             lora: Lora {
                 rank: t.count("lora", 0, 0..=4096)?,
                 alpha: t.number("lora_alpha", Lora::ALPHA, 0.0..=Lora::MOST_ALPHA)?,
@@ -183,7 +189,7 @@ impl RunConfig {
             "accumulate": t.accumulate, "window": t.window, "lr": t.lr,
             "schedule": t.schedule, "warmup": t.warmup, "clip": t.clip,
             "weight_decay": t.weight_decay, "dtype": t.dtype, "transpose": t.transpose, "stretch": t.stretch,
-            "velocity": t.velocity, "lora": t.lora.rank, "lora_alpha": t.lora.alpha,
+            "velocity": t.velocity, "fill": t.fill, "lora": t.lora.rank, "lora_alpha": t.lora.alpha,
             "log_every": t.log_every, "valid_every": t.valid_every, "save_every": t.save_every, "patience": t.patience,
         });
         let mut config = Map::new();

@@ -29,11 +29,13 @@ mod block;
 mod block_step;
 mod positions;
 mod presets;
+mod seq2seq;
 mod sizes;
 mod step;
 
 pub use positions::Positions;
 pub use presets::TRANSFORMER;
+pub use seq2seq::{Seq2Seq, Seq2SeqConfig};
 pub use sizes::TransformerConfig;
 pub use step::TransformerGenerator;
 

@@ -24,6 +24,7 @@ fn piece(steps: usize, seed: u64) -> Piece {
         name: "random".into(),
         input: Conditions::Keys.input(KEYS, FOUR, steps),
         tokens,
+        meter: FOUR,
         notes: steps,
         frames: steps - 1,
         seconds: steps as f64,

@@ -39,6 +39,7 @@ fn piece(vocab: u32, seed: u64) -> Piece {
         name: "random".into(),
         tokens: (0..30).map(|_| rng.below(vocab)).collect(),
         input: Conditions::None.input(vocab as usize, meter, 30),
+        meter: Meter { tick: 0, numerator: 4, denominator: 4 },
         notes: 30,
         frames: 30,
         seconds: 30.0,

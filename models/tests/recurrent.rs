@@ -22,6 +22,7 @@ fn piece(length: usize, vocab: u32, conditions: Conditions, seed: u64) -> Piece 
         name: "random".into(),
         input: conditions.input(vocab as usize, FOUR, length),
         tokens,
+        meter: FOUR,
         notes: length,
         frames: length,
         seconds: length as f64,

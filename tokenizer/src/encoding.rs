@@ -2,8 +2,8 @@
 
 use crate::grammar::{Anything, Grammar};
 use crate::{
-    Drums, Error, Events, Melody, MelodyLabels, NotePerformance, Performance, PianoRollTokens,
-    Polyphony, Result, Satb, Score,
+    Drums, Error, Events, Infill, Melody, MelodyLabels, NotePerformance, Performance,
+    PianoRollTokens, Polyphony, Result, Satb, Score,
 };
 
 /// Tokens of a score, and what the encoding could not hold.
@@ -108,6 +108,11 @@ pub trait Encoding: Send + Sync {
         false
     }
 
+    /// The encoding itself, if bars may be missing in its pieces.
+    fn infill(&self) -> Option<&Infill> {
+        None
+    }
+
     /// The score as this encoding hears it: on its grid, in its range, losses removed.
     fn quantise(&self, score: &Score) -> Score;
 
@@ -125,7 +130,7 @@ pub trait Encoding: Send + Sync {
 }
 
 /// The names of the schemes and what they are, for people.
-const SCHEMES: [(&str, &str); 17] = [
+const SCHEMES: [(&str, &str); 20] = [
     ("melody", "one voice in sixteenth notes, pitches 48 to 83: 38 tokens (Magenta basic_rnn)"),
     ("melody-c", "the same, moved to C major or A minor"),
     ("melody-mono", "one voice in sixteenth notes, all pitches: 130 tokens (Magenta mono_rnn)"),
@@ -152,6 +157,9 @@ const SCHEMES: [(&str, &str); 17] = [
     ("performance-dynamics", "piano in steps of 10 ms, 32 velocities: 388 tokens"),
     ("performance-note", "piano, each note told by six heads: 315 tokens (Magenta note encoding)"),
     ("events", "any MIDI: bars, positions, instruments, notes, tempo and signatures"),
+    ("melody-c-infill", "melody-c with holes: missing bars come after what stands around them"),
+    ("satb-infill", "satb with holes of whole bars"),
+    ("events-infill", "events with holes of whole bars"),
 ];
 
 /// Lists the schemes: name, and a line for people.
@@ -179,6 +187,9 @@ pub fn encoding(name: &str) -> Option<Box<dyn Encoding>> {
         "performance-dynamics" => Box::new(Performance::with_dynamics()),
         "performance-note" => Box::new(NotePerformance),
         "events" => Box::new(Events),
+        "melody-c-infill" => Box::new(Infill::of(Box::new(Melody::basic_in_c()))),
+        "satb-infill" => Box::new(Infill::of(Box::new(Satb))),
+        "events-infill" => Box::new(Infill::of(Box::new(Events))),
         _ => return None,
     })
 }

@@ -14,6 +14,7 @@
 //! those rows.
 
 use crate::guide::GuideReader;
+use crate::pairs::{BARS, PLACES, Walk};
 use crate::{FeatureInput, FeatureReader, Guide, GuideInput, Meter, NotePerformance, PianoRoll};
 
 /// An empty slot: no row is added.
@@ -72,6 +73,7 @@ enum Kind {
     Features(FeatureInput),
     Keys,
     Notes,
+    Pair,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,6 +123,17 @@ impl StepInput {
         StepInput::of(vocab, Kind::Features(features))
     }
 
+    /// The last token of a [`crate::Pair`], whose vocabulary without its end is `vocab`, with the bar and the
+    /// sixteenth in which it stands.
+    pub fn pair(vocab: usize) -> StepInput {
+        StepInput::of(vocab + 1, Kind::Pair)
+    }
+
+    /// Tells whether a piece is taken apart into a melody and what goes with it.
+    pub fn is_pair(&self) -> bool {
+        self.kind == Kind::Pair
+    }
+
     fn of(vocab: usize, kind: Kind) -> StepInput {
         StepInput { vocab, kind, beside: None }
     }
@@ -157,7 +170,7 @@ impl StepInput {
             _ => None,
         };
         let guide = self.beside.as_ref().map(|(by, guide)| GuideReader::new(*by, guide, tokens));
-        StepReader { input: self.clone(), features, guide }
+        StepReader { input: self.clone(), features, guide, walk: Walk::default() }
     }
 
     /// Tells whether the rows are the keys of the last step.
@@ -228,6 +241,7 @@ impl StepInput {
         match self.kind {
             Kind::Previous | Kind::Keys | Kind::Notes => self.vocab,
             Kind::Features(features) => features.rows(),
+            Kind::Pair => self.vocab + (BARS + PLACES) as usize,
             Kind::Form(_) => {
                 self.vocab * (1 + LOOKBACK_BARS.len()) + place_rows() + STRAIN_BARS + COUNTDOWN_BARS
             }
@@ -239,6 +253,7 @@ impl StepInput {
             Kind::Previous | Kind::Keys => 1,
             Kind::Notes => NOTE_TOKENS,
             Kind::Features(features) => features.active(),
+            Kind::Pair => 3,
             Kind::Form(_) => 1 + LOOKBACK_BARS.len() + 3,
         }
     }
@@ -265,6 +280,9 @@ impl StepInput {
             }
             return;
         }
+        if self.is_pair() {
+            return self.reader().fill(tokens, t, rows);
+        }
         rows[0] = if t == 0 { NO_ROW } else { tokens[t - 1] };
         let Kind::Form(form) = self.kind else { return };
         let mut base = self.vocab;
@@ -290,6 +308,7 @@ pub struct StepReader {
     input: StepInput,
     features: Option<FeatureReader>,
     guide: Option<GuideReader>,
+    walk: Walk,
 }
 
 impl StepReader {
@@ -309,7 +328,22 @@ impl StepReader {
     fn fill_events(&mut self, tokens: &[u32], t: usize, rows: &mut [u32]) {
         match &mut self.features {
             Some(features) => features.fill(tokens, t, rows),
+            None if self.input.is_pair() => self.fill_pair(&tokens[..t], rows),
             None => self.input.fill_events(tokens, t, rows),
+        }
+    }
+}
+
+impl StepReader {
+    fn fill_pair(&mut self, tokens: &[u32], rows: &mut [u32]) {
+        if self.walk.count > tokens.len() {
+            self.walk = Walk::default();
+        }
+        tokens[self.walk.count..].iter().for_each(|token| self.walk.push(*token));
+        let vocab = self.input.vocab as u32;
+        rows[0] = tokens.last().copied().unwrap_or(NO_ROW);
+        for (row, of_place) in rows[1..].iter_mut().zip(self.walk.rows()) {
+            *row = if of_place == NO_ROW { NO_ROW } else { vocab + of_place };
         }
     }
 }

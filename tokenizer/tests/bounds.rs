@@ -86,8 +86,8 @@ fn peak_memory_is_at_most_64_megabytes_and_40_times_the_file() {
             // A day in steps of a second, 16,384 bars in sixteenths, or 62 tokens an item; held
             // notes of many voices.
             let items = 4 * bytes.len();
-            let tells_held =
-                ["polyphony", "satb"].contains(scheme) || scheme.starts_with("pianoroll");
+            let tells_held = ["polyphony", "satb", "satb-infill"].contains(scheme)
+                || scheme.starts_with("pianoroll");
             let held = if tells_held { 1 << 20 } else { 0 };
             let allowed = 262_144 + held + 6 * notes + items;
             assert!(tokens <= allowed, "{name}: {scheme}: {tokens} tokens");

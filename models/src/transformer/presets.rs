@@ -30,6 +30,16 @@ pub const TRANSFORMER: Entry = Entry {
                 "save_every": 100}, "data": {"source": "chorales"}}"#,
         },
         Preset {
+            name: "infill",
+            about: "chorales with holes: bars that are missing are written between what stands before \
+                    and after them (generate --fill)",
+            settings: r#"{"model": {"encoding": "satb-infill", "hidden": 128, "layers": 4, "heads": 4,
+                "ff": 512, "context": 768, "dropout": 0.15},
+                "train": {"steps": 3000, "batch": 8, "window": 768, "lr": 0.002, "clip": 1,
+                "warmup": 100, "schedule": "cosine", "transpose": 5, "fill": 0.5, "valid_every": 100,
+                "save_every": 100}, "data": {"source": "chorales"}}"#,
+        },
+        Preset {
             name: "music-transformer-jsb",
             about: "the Music Transformer's sizes for chorales (Huang et al. 2018): 5 x 256, 8 heads, \
                     ff 1024, relative attention",
@@ -46,6 +56,16 @@ pub const TRANSFORMER: Entry = Entry {
                 "heads": 8, "ff": 1024, "context": 2048, "dropout": 0.1},
                 "train": {"steps": 2000, "batch": 2, "window": 2048, "lr": 0.0003, "clip": 1,
                 "warmup": 200, "transpose": 3}, "data": {"source": "piano"}}"#,
+        },
+        Preset {
+            name: "accompaniment",
+            about: "encoder and decoder: writes what goes with a melody, 2 and 4 blocks of 128 over the \
+                    multi-track events of any MIDI file (etude accompany)",
+            settings: r#"{"model": {"encoding": "events", "conditions": "melody", "hidden": 128,
+                "layers": 4, "encoder": 2, "heads": 4, "ff": 512, "context": 1024, "dropout": 0.1},
+                "train": {"steps": 3000, "batch": 4, "window": 1024, "lr": 0.001, "clip": 1,
+                "warmup": 100, "transpose": 5, "valid_every": 100, "save_every": 100},
+                "data": {"source": "bands"}}"#,
         },
         Preset {
             name: "musenet-small",

@@ -1,6 +1,6 @@
 //! The sizes of a Transformer: its keys of table `model`, what they must hold, what they cost.
 
-use super::{Positions, Transformer};
+use super::{Positions, Seq2SeqConfig, Transformer};
 use crate::config::{Table, written};
 use crate::registry::Network;
 use crate::{Error, Model, Part, Result};
@@ -25,6 +25,7 @@ pub(super) const KEYS: &[&str] = &[
     "dropout",
     "label_smoothing",
     "recompute",
+    "encoder",
 ];
 
 /// The names of the activations: the exact GELU, max(x, 0), and the GELU by tanh that GPT-2 has.
@@ -121,7 +122,14 @@ impl TransformerConfig {
     }
 
     pub(super) fn entry(_: &str, t: &mut Table) -> Result<Arc<dyn Network>> {
-        Ok(Arc::new(TransformerConfig::read(t)?))
+        let encoder = t.count("encoder", 0, 0..=256)?;
+        let sizes = TransformerConfig::read(t)?;
+        if encoder == 0 {
+            return Ok(Arc::new(sizes));
+        }
+        let both = Seq2SeqConfig { encoder, sizes };
+        both.check()?;
+        Ok(Arc::new(both))
     }
 
     /// Refuses sizes that do not fit together.
@@ -231,6 +239,10 @@ impl Network for TransformerConfig {
 
     fn width(&self) -> usize {
         self.hidden
+    }
+
+    fn context(&self) -> Option<usize> {
+        Some(self.reach())
     }
 
     fn most_steps(&self) -> Option<usize> {

@@ -19,6 +19,7 @@
 //! while it sounds ([`PerformanceGrammar::with_restrikes`]).
 
 mod events;
+mod infill;
 mod melody;
 mod note;
 mod performance;
@@ -27,6 +28,7 @@ mod polyphony;
 mod satb;
 
 pub use events::EventsGrammar;
+pub use infill::InfillGrammar;
 pub use melody::{LabelsGrammar, MelodyGrammar};
 pub use note::NoteGrammar;
 pub use performance::PerformanceGrammar;
