@@ -303,7 +303,9 @@ fn corpora_are_listed_and_written_out_with_their_licences() {
     let told = json(&etude(["corpora", "--json"]));
     let names: Vec<&str> =
         told["corpora"].as_array().unwrap().iter().map(|c| c["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["folk", "chorales", "chorales-quarter", "bands", "grooves", "piano"]);
+    let expected =
+        ["folk", "chorales", "chorales-quarter", "leadsheets", "bands", "grooves", "piano"];
+    assert_eq!(names, expected);
     let out = folder.join("bands");
     let output = etude(["corpora", "--export", "bands", "--out", out.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));

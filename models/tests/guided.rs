@@ -51,15 +51,15 @@ fn notes(notes: &[(u64, u64, u8)], ticks_per_quarter: u32) -> Score {
     score
 }
 
-/// Bars over chords that are told as markers: four quarters, each the chord's root.
-fn over(chords: &[&str]) -> Score {
+/// So many quarters over each chord, which markers tell: each the chord's root.
+fn over(chords: &[&str], quarters: u64) -> Score {
     let roots = [("C", 60), ("F", 65), ("G", 67), ("Am", 69), ("Dm", 62)];
     let mut all = Vec::new();
     let mut markers = Vec::new();
-    for (bar, chord) in (0..).zip(chords) {
+    for (at, chord) in (0..).step_by(4 * quarters as usize).zip(chords) {
         let root = roots.iter().find(|(name, _)| name == chord).unwrap().1;
-        all.extend((0..4).map(|quarter| (16 * bar + 4 * quarter, 4, root)));
-        markers.push(Marker { tick: 16 * bar, text: (*chord).into() });
+        all.extend((0..quarters).map(|quarter| (at + 4 * quarter, 4, root)));
+        markers.push(Marker { tick: at, text: (*chord).into() });
     }
     Score { markers, ..notes(&all, 4) }
 }
@@ -69,8 +69,9 @@ fn a_melody_follows_its_chords() {
     let config = sized("lstm/improv-basic", &[]);
     let names = ["C", "F", "G", "Am", "Dm"];
     let mut rng = Rng::new(7);
-    let mut tune = || over(&[0; 6].map(|_| names[rng.below(5) as usize]));
-    let model = learned(&config, &dataset((0..24).map(|_| tune()).collect(), &config), 90);
+    let mut tune = |quarters| over(&[0; 6].map(|_| names[rng.below(5) as usize]), quarters);
+    let tunes = (0..32).map(|i| tune(2 + 2 * (i % 2))).collect();
+    let model = learned(&config, &dataset(tunes, &config), 120);
     let mut writer = Writer::new(&config, &*model).unwrap();
     for (chords, roots) in [("C F Dm G", [0, 5, 2, 7]), ("Am | G F", [9, 9, 7, 5])] {
         let chords = Progression::parse(chords).ok();
@@ -88,7 +89,8 @@ fn a_melody_follows_its_chords() {
             assert_eq!(piece.score.markers[0].tick, 0);
             assert!(piece.score.markers.len() >= 6);
         }
-        assert!(onsets > 60 && 10 * on_root > 9 * onsets, "{on_root} of {onsets}");
+        // A melody that does not hear the chords is on one of five roots: right once in five times.
+        assert!(onsets > 60 && 4 * on_root > 3 * onsets, "{on_root} of {onsets}");
     }
 }
 
@@ -129,7 +131,7 @@ fn a_performance_is_as_dense_and_in_the_pitch_classes_that_are_asked_for() {
 fn chords_are_moved_with_the_melody() {
     let config = sized("lstm/improv-basic", &[]);
     let encoding = config.encoding().unwrap();
-    let pieces = dataset(vec![over(&["Am", "F", "G", "C"])], &config);
+    let pieces = dataset(vec![over(&["Am", "F", "G", "C"], 4)], &config);
     let pieces = pieces.changed(&*encoding, Augment::by(2)).unwrap();
     let batch = Batch::of_step(&pieces, 3, 0, 5, 64).unwrap();
     let mut roots = Vec::new();
