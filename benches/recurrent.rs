@@ -16,8 +16,8 @@ use etude_engine::{Cell, LayerWeights, Precision, RecurrentStep, Tensor};
 use etude_kernels::gemm::{MatRef, PackedB};
 use etude_kernels::isa::{self, Isa};
 use etude_kernels::recurrent::{
-    AttendedWeights, Nonlinearity, Sizes, Weight, attended_lstm_backward, attended_lstm_forward,
-    gru_backward, gru_forward, lstm_backward, lstm_forward, rnn_backward, rnn_forward,
+    Nonlinearity, Sizes, gru_backward, gru_forward, lstm_backward, lstm_forward, rnn_backward,
+    rnn_forward,
 };
 use etude_kernels::{peak, philox};
 
@@ -118,87 +118,6 @@ fn lstm(s: Sizes) -> [Call; 2] {
     [forward, backward]
 }
 
-/// Outputs that the attended LSTM looks back at.
-const LENGTH: usize = 32;
-
-/// The weights of an attended LSTM, or their transposes.
-struct Attended {
-    /// `w_hd`, `w_q`, `w_k`, `w_o`.
-    packed: [PackedB; 4],
-    bias: Aligned<f32>,
-}
-
-impl Attended {
-    fn new(n: usize, transposed: bool) -> Attended {
-        let sizes = [(4 * n, 2 * n), (n, 2 * n), (n, n), (n, 2 * n)];
-        let packed = sizes.map(|(rows, cols)| {
-            let w = random(1, rows * cols);
-            let w = MatRef::new(&w, rows, cols);
-            PackedB::new(if transposed { w.t() } else { w })
-        });
-        Attended { packed, bias: random(2, n) }
-    }
-
-    fn weights(&self) -> AttendedWeights<'_> {
-        let [w_hd, w_q, w_k, w_o] = self.packed.each_ref().map(Weight::from);
-        let (b_q, v, b_o) = (&self.bias[..], &self.bias[..], &self.bias[..]);
-        AttendedWeights { w_hd, w_q, b_q, v, w_k, w_o, b_o }
-    }
-}
-
-/// The LSTM with attention over its last outputs: its products and its looks back.
-fn attended(s: Sizes) -> [Call; 2] {
-    let (n, len) = (s.hidden, s.steps * s.batch * s.hidden);
-    let (shares, remembered) = (s.steps * s.batch * LENGTH, s.batch * (LENGTH + s.steps) * n);
-    let zeros = |len| Aligned::filled(0.0, len);
-    let x = random(3, 4 * len);
-    let pass = move |x: &[f32],
-                     gates: &mut Aligned<f32>,
-                     w: &Attended,
-                     t: &mut [Aligned<f32>; 6]| {
-        gates.copy_from_slice(x);
-        let [states, queries, shares, memory, keys, y] = t;
-        let w = w.weights();
-        timed(|| {
-            attended_lstm_forward(gates, &w, states, queries, shares, memory, keys, y, LENGTH, s);
-        })
-    };
-    let make = || [3 * len, len, shares, remembered, remembered, len].map(zeros);
-    let (mut gates, mut trace, w) = (zeros(4 * len), make(), Attended::new(n, true));
-    let (mut activated, mut kept) = (zeros(4 * len), make());
-    pass(&x, &mut activated, &w, &mut kept);
-    let forward: Call = Box::new(move || pass(&x, black_box(&mut gates), &w, &mut trace));
-    let (w, d) = (Attended::new(n, false), random(4, len));
-    let (mut gates, mut d_y, mut d_queries) = (zeros(4 * len), zeros(len), zeros(len));
-    let (mut d_memory, mut d_keys) = (zeros(remembered), zeros(remembered));
-    let mut d_v = zeros(s.batch * n);
-    let backward: Call = Box::new(move || {
-        gates.copy_from_slice(&activated);
-        d_y.copy_from_slice(&d);
-        let [states, queries, shares, memory, keys, _] = &kept;
-        let w = w.weights();
-        timed(|| {
-            attended_lstm_backward(
-                black_box(&mut gates),
-                &w,
-                states,
-                queries,
-                shares,
-                memory,
-                keys,
-                &mut d_y,
-                &mut d_queries,
-                &mut d_memory,
-                &mut d_keys,
-                &mut d_v,
-                LENGTH,
-                s,
-            );
-        })
-    });
-    [forward, backward]
-}
-
 /// One layer that reads ids, at batch 1, a step at a time.
 fn stream(cell: Cell, hidden: usize, precision: Precision) -> Call {
     let tensor = |stream, shape: &[usize]| {
@@ -251,13 +170,9 @@ fn time(
 fn sequences(c: &mut Criterion) {
     for &[batch, steps, hidden] in SEQUENCES {
         let s = Sizes { steps, batch, hidden };
-        // Rows of weights for each hidden unit.
-        for (name, gates, make) in [
-            ("rnn", 1, rnn as fn(Sizes) -> [Call; 2]),
-            ("gru", 3, gru),
-            ("lstm", 4, lstm),
-            ("attended", 13, attended),
-        ] {
+        for (name, gates, make) in
+            [("rnn", 1, rnn as fn(Sizes) -> [Call; 2]), ("gru", 3, gru), ("lstm", 4, lstm)]
+        {
             for tier in Isa::available() {
                 isa::force(tier);
                 for (pass, call) in ["forward", "backward"].into_iter().zip(make(s)) {

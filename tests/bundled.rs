@@ -44,17 +44,16 @@ fn weights_stored_with_fewer_bits_cost_less_than_a_hundredth_of_a_nat() {
         let encoding = model.config.encoding().expect("its encoding");
         let data = Dataset::new(&corpus(&model), &*encoding, model.config.conditions, 0)
             .expect("its corpus");
-        // The beginning, token by token: the plain loops read some hundred million weights a second.
-        // The likelihood of all is that of the test above.
-        let mut left = 2_000_000_000 / model.model.parameter_count();
-        let some = data.valid.iter().map_while(|piece| {
-            let mut piece = piece.expect("a piece").into_owned();
-            piece.tokens.truncate(left);
-            left -= piece.tokens.len();
-            (!piece.tokens.is_empty()).then_some(piece)
+        // Some pieces, token by token: the plain loops read some hundred million weights a second. The
+        // likelihood of all is that of the test above.
+        let (mut read, weights) = (0, model.model.parameter_count());
+        let some = data.valid.iter().map(|piece| piece.expect("a piece").into_owned());
+        let some = some.take_while(|piece| {
+            read += piece.tokens.len() * weights;
+            read < 4_000_000_000
         });
         let some = Pieces::from(some.collect::<Vec<_>>());
-        assert!(some.token_count() >= 1_000, "{} tokens", some.token_count());
+        assert!(some.token_count() >= 2_000, "{} tokens", some.token_count());
         let of = |precision| {
             let nll =
                 written_likelihood(&*model.model, precision, &some).expect("a corpus that fits");

@@ -15,8 +15,8 @@ use etude_kernels::norm::{layer_norm_backward, layer_norm_forward};
 use etude_kernels::optim::{AdamStep, adam};
 use etude_kernels::philox;
 use etude_kernels::recurrent::{
-    Nonlinearity, Sizes, attend_backward, attend_forward, gru_backward, gru_forward, lstm_backward,
-    lstm_forward, rnn_backward, rnn_forward,
+    Nonlinearity, Sizes, gru_backward, gru_forward, lstm_backward, lstm_forward, rnn_backward,
+    rnn_forward,
 };
 use etude_kernels::softmax::{cross_entropy_forward, softmax_forward};
 use etude_kernels::stream::{Precision, StreamedB, stream_forward};
@@ -48,7 +48,6 @@ pub const CASES: &[Case] = &[
     Case { name: "rnn forward and backward", calls: 30, make: rnn },
     Case { name: "gru forward and backward", calls: 20, make: gru },
     Case { name: "lstm forward and backward", calls: 20, make: lstm },
-    Case { name: "a look at 32 outputs of 256, and its gradient", calls: 50, make: look },
     Case { name: "stream f32 1x512x128", calls: 200, make: || stream(Precision::F32) },
     Case { name: "stream bf16 1x512x128", calls: 200, make: || stream(Precision::Bf16) },
     Case { name: "stream int8 1x512x128", calls: 200, make: || stream(Precision::Int8) },
@@ -142,33 +141,6 @@ fn lstm() -> Box<dyn FnMut()> {
         lstm_forward(&mut gates, &w, &h0, &h0, &mut h, &mut c, SIZES);
         lstm_backward(&mut gates, &w_t, &h0, &c, &d_h, &[], &mut d_h0, &mut d_c0, SIZES);
         black_box(&d_h0);
-    })
-}
-
-fn look() -> Box<dyn FnMut()> {
-    let (length, hidden) = (32, 256);
-    let [query, v, d_found] = [1, 2, 3].map(|stream| random(stream, hidden));
-    let [keys, values] = [4, 5].map(|stream| random(stream, length * hidden));
-    let [mut shares, mut d_scores] = [vec![0.0; length], vec![0.0; length]];
-    let [mut found, mut d_query, mut d_v] = [(); 3].map(|()| vec![0.0; hidden]);
-    let [mut d_keys, mut d_values] = [(); 2].map(|()| vec![0.0; length * hidden]);
-    Box::new(move || {
-        attend_forward(&query, &keys, &values, &v, &mut shares, &mut found);
-        attend_backward(
-            &query,
-            &keys,
-            &values,
-            &v,
-            &shares,
-            &found,
-            &d_found,
-            &mut d_scores,
-            &mut d_query,
-            &mut d_keys,
-            &mut d_values,
-            &mut d_v,
-        );
-        black_box(&d_query);
     })
 }
 

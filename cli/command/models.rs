@@ -24,8 +24,8 @@ pub fn run(_: &Args, console: &Console) -> Result<()> {
             read_model(b.bytes, b.name).map_err(|e| Error::failed(e.to_string()))?;
         let (weights, source) = (model.parameter_count(), &settings["data"]["source"]);
         console.say(format!(
-            "  {:<16} {}/{}, encoding {}, {weights} weights in {} KB, corpus {}, \
-             validation {:.4} nats a token\n  {:<16} made by: {}",
+            "  {:<12} {}/{}, encoding {}, {weights} weights in {} KB, corpus {}, \
+             validation {:.4} nats a token\n  {:<12} made by: {}",
             b.name,
             config.id,
             config.preset,
