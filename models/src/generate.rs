@@ -21,7 +21,9 @@ use etude_engine::Rng;
 use etude_tokenizer::TokenTime;
 use etude_tokenizer::chord::Chord;
 use etude_tokenizer::step_input::{StepInput, steps_per_bar};
-use etude_tokenizer::{Encoding, Guide, Infill, Meter, PianoRollTokens, Polyphony, Satb, Score, Tempo};
+use etude_tokenizer::{
+    Encoding, Guide, Infill, Meter, PianoRollTokens, Polyphony, Satb, Score, Tempo,
+};
 
 /// How long a piece shall be, after its primer.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -65,7 +65,7 @@ struct Maker<'a> {
 
 impl Maker<'_> {
     fn linear(&mut self, name: String, from: usize, to: usize, scale: f32) -> Result<Linear> {
-        let weight = init::xavier(&mut self.rng, to, from)?.scale(scale)?;
+        let weight = init::xavier(&mut self.rng, to, from, scale)?;
         Ok(Linear::of(&name, weight, Tensor::zeros(&[to])?))
     }
 
@@ -218,7 +218,7 @@ impl Seq2Seq {
             norm: Norm::new("encoder.norm", d)?,
         };
         let blocks = (0..sizes.layers).map(|l| decoder(l, &mut make)).collect::<Result<_>>()?;
-        let out = Param::new("out.weight", init::xavier(&mut make.rng, vocab, d)?);
+        let out = Param::new("out.weight", init::xavier(&mut make.rng, vocab, d, 1.0)?);
         Ok(Seq2Seq { encoder, blocks, norm: Norm::new("decoder.norm", d)?, out })
     }
 

@@ -4,7 +4,7 @@
 use super::{Encoder, Feed, Look, Pass, Seq2Seq};
 use crate::layers::{Linear, NORM_EPS, Norm, add, add_rows};
 use crate::{Error, Generator, Precision, Result};
-use etude_engine::{KeyValueCache, LinearStep, Mask, NO_ID, no_grad};
+use etude_engine::{KeyValueCache, LinearStep, Mask, NO_ID, RelativeStep, no_grad};
 use etude_engine::{activation_row, layer_norm_row, read_in_turn};
 
 /// A norm and the row that it makes.
@@ -33,7 +33,7 @@ struct LookStep {
     /// That of one more token; none where all keys and values come from the encoder.
     kv: Option<LinearStep>,
     proj: LinearStep,
-    er: Vec<f32>,
+    er: Option<RelativeStep>,
     cache: Option<KeyValueCache>,
 }
 
@@ -92,7 +92,7 @@ impl LookStep {
             q: linear(&look.q, precision)?,
             kv: is_own.then(|| linear(&look.kv, precision)).transpose()?,
             proj: linear(&look.proj, precision)?,
-            er: look.er.as_ref().map_or_else(Vec::new, |er| er.value.to_vec()),
+            er: look.er.as_ref().map(|er| RelativeStep::new(&er.value, precision)).transpose()?,
             cache: None,
         })
     }
@@ -114,7 +114,7 @@ impl LookStep {
             cache.push(&kv[..d], &kv[d..])?;
             mask = if cache.len() > reach { Mask::Window { width: reach } } else { Mask::Causal };
         }
-        cache.attend(&room.q, &self.er, mask, &mut room.a)?;
+        cache.attend(&room.q, self.er.as_ref(), mask, &mut room.a)?;
         add(&mut room.x, self.proj.apply(&room.a)?);
         Ok(())
     }
