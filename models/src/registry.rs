@@ -203,6 +203,7 @@ impl ModelConfig {
                 "chords" | "chord-pitches" => format!(
                     "{conditions} stand beside the steps of a melody; the encoding {encoding} has none"
                 ),
+                "melody" => format!("the encoding {encoding} has no melody"),
                 _ => format!(
                     "{conditions}: asked of the encodings performance and performance-dynamics; \
                      {encoding} was given"

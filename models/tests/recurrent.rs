@@ -170,17 +170,22 @@ fn every_preset_learns_a_step_and_writes() {
             }
             assert!(losses[5] < losses[0], "{name}: {losses:?}");
             let mut writer = generate::Writer::new(&config, &*model).unwrap();
+            // What goes with a melody is written with one alone.
+            let is_pair = config.conditions.is_pair();
             let mut request = generate::Request {
                 length: generate::Length::Bars(2),
                 meter: FOUR,
                 tempo_bpm: 120.0,
-                primer: None,
+                primer: is_pair.then(band),
                 sampling: Sampling::default(),
                 seed: 4,
             };
             let piece = writer.write(&request).unwrap();
             assert!(!piece.tokens.is_empty(), "{name}");
             assert_eq!(writer.write(&request).unwrap(), piece, "{name}");
+            if is_pair {
+                continue;
+            }
             request.primer = Some(band());
             let longer = writer.write(&request).unwrap();
             assert!(longer.tokens.len() > longer.primed && longer.primed > 0, "{name}");
