@@ -323,10 +323,8 @@ const TINY: &str = "--steps 2 --set hidden=16 --set layers=1 --set heads=2 --set
 fn bars_are_filled_and_all_others_stay_note_for_note() {
     let folder = Folder::new("fill");
     let band = band();
-    std::fs::create_dir(folder.0.join("data")).unwrap();
-    for name in ["band.mid", "data/one.mid"] {
-        std::fs::write(folder.0.join(name), band.to_midi()).unwrap();
-    }
+    scales(&folder.0.join("data"), true);
+    std::fs::write(folder.0.join("band.mid"), band.to_midi()).unwrap();
     folder.json(&format!(
         "train transformer/infill --data data --out run --set encoding=events-infill {TINY}"
     ));
@@ -356,7 +354,7 @@ fn bars_are_filled_and_all_others_stay_note_for_note() {
         ("generate run --primer band.mid --fill beats 3-4", "bars A-B are wanted"),
         ("generate run --fill bars 3-4", "a --primer or --pitches is wanted"),
         ("generate --primer band.mid --fill bars 3-4", "in whose pieces no bars can be missing"),
-        ("train lstm --set fill=0.5 --out no", "train.fill"),
+        ("train lstm --set fill=0.5", "train.fill"),
     ] {
         folder.refused(&format!("{given} --out no.mid"), part);
     }
@@ -367,10 +365,8 @@ fn bars_are_filled_and_all_others_stay_note_for_note() {
 fn a_melody_is_accompanied_and_stays_as_it_is() {
     let folder = Folder::new("accompany");
     let band = band();
-    std::fs::create_dir(folder.0.join("data")).unwrap();
-    for name in ["band.mid", "data/one.mid"] {
-        std::fs::write(folder.0.join(name), band.to_midi()).unwrap();
-    }
+    scales(&folder.0.join("data"), true);
+    std::fs::write(folder.0.join("band.mid"), band.to_midi()).unwrap();
     folder.json(&format!(
         "train transformer/accompaniment --data data --out run --set encoder=1 {TINY}"
     ));

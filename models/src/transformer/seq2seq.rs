@@ -23,6 +23,7 @@
 //! Source: Vaswani et al. 2017, figure 1; for a given melody Huang et al. 2018, section 4.2.2; norms first
 //! and relative attention as in [`super`].
 
+mod make;
 mod sizes;
 mod step;
 
@@ -36,6 +37,7 @@ use crate::layers::{Linear, Norm, scored, smoothed_cross_entropy};
 use crate::{Error, Generator, Model, Part, Precision, Result, Scored};
 use etude_engine::{Attention, Ids, Mask, NO_ID, Param, Rng, Tensor};
 use etude_engine::{attention, init, no_grad};
+use make::Maker;
 
 /// Attention of one sequence to another, or to itself.
 #[derive(Clone)]
@@ -53,43 +55,6 @@ struct Feed {
     norm: Norm,
     up: Linear,
     down: Linear,
-}
-
-/// Draws what blocks are made of.
-struct Maker<'a> {
-    sizes: &'a TransformerConfig,
-    rng: Rng,
-    /// Factor of weights that are added to the stream, as in the decoder alone.
-    added: f32,
-}
-
-impl Maker<'_> {
-    fn linear(&mut self, name: String, from: usize, to: usize, scale: f32) -> Result<Linear> {
-        let weight = init::xavier(&mut self.rng, to, from, scale)?;
-        Ok(Linear::of(&name, weight, Tensor::zeros(&[to])?))
-    }
-
-    fn look(&mut self, name: &str, is_relative: bool) -> Result<Look> {
-        let (d, sizes) = (self.sizes.hidden, self.sizes);
-        let shape = [sizes.heads, sizes.reach(), sizes.head_dim()];
-        let er = is_relative.then(|| init::normal(&mut self.rng, &shape, 0.0, 0.02)).transpose()?;
-        Ok(Look {
-            norm: Norm::new(&format!("{name}.norm"), d)?,
-            q: self.linear(format!("{name}.q"), d, d, 1.0)?,
-            kv: self.linear(format!("{name}.kv"), d, 2 * d, 1.0)?,
-            proj: self.linear(format!("{name}.proj"), d, d, self.added)?,
-            er: er.map(|er| Param::new(format!("{name}.er"), er)),
-        })
-    }
-
-    fn feed(&mut self, name: &str) -> Result<Feed> {
-        let (d, ff) = (self.sizes.hidden, self.sizes.ff);
-        Ok(Feed {
-            norm: Norm::new(&format!("{name}.norm"), d)?,
-            up: self.linear(format!("{name}.up"), d, ff, 1.0)?,
-            down: self.linear(format!("{name}.down"), ff, d, self.added)?,
-        })
-    }
 }
 
 /// What all blocks of a pass share.

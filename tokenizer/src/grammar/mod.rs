@@ -14,6 +14,7 @@
 //! | performance | when all notes have ended | nothing |
 //! | performance-note | after six tokens | nothing |
 //! | events | after something complete, see [`crate::Events`] | nothing |
+//! | with holes | as the scheme beneath; a hole after its end | as there |
 //!
 //! What an encoding writes is lawful, with one exception: a pitch of a performance struck again
 //! while it sounds ([`PerformanceGrammar::with_restrikes`]).
