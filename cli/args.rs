@@ -248,7 +248,9 @@ mod tests {
                 help.lines().map(str::trim).filter(|l| l.starts_with("etude ")).collect();
             assert!(!examples.is_empty(), "{}: no example in its help", sub.get_name());
             for example in examples {
-                let line = example.split(['>', '|']).next().unwrap_or_default();
+                // A remark may follow.
+                let line = example.split("   (").next().unwrap_or_default();
+                let line = line.split(['>', '|']).next().unwrap_or_default();
                 // What stands between quotes is one word.
                 let parts = line.split('"').enumerate();
                 let words = parts.flat_map(|(i, part)| match i % 2 {
