@@ -1,6 +1,7 @@
 //! What the kernel tests share: numbers to feed in, tiers to run on, distances to measure.
 #![allow(dead_code)] // each test program uses a part
 
+use etude_kernels::attention::Mask;
 use etude_kernels::isa::{self, Isa};
 use etude_kernels::philox;
 use etude_kernels::threads::Pool;
@@ -13,6 +14,14 @@ pub fn uniform(seed: u64, n: usize) -> Vec<f32> {
     philox::uniform(&mut x, seed, 0, 0);
     x.iter_mut().for_each(|x| *x = 2.0 * *x - 1.0);
     x
+}
+
+pub fn masks() -> Vec<Mask> {
+    let mut masks = vec![Mask::Full, Mask::Causal];
+    masks.extend([1, 7, 96, 1000].map(|width| Mask::Window { width }));
+    let pairs = [(1, 1), (16, 16), (5, 3), (128, 4), (3, 200)];
+    masks.extend(pairs.map(|(block, stride)| Mask::Strided { block, stride }));
+    masks
 }
 
 /// The same numbers in f64.
