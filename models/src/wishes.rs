@@ -53,7 +53,7 @@ impl Wishes {
         if let Some((key, _, _, wanted)) = asked.iter().find(|(_, asked, read, _)| *asked && !read)
         {
             let why = format!(
-                "the model does not read it: its conditions are {}, {wanted} are wanted",
+                "the model does not read it: its conditions are {}; {wanted} are wanted",
                 conditions.name()
             );
             return bad(key, why);
