@@ -77,9 +77,9 @@ pub const GRU: Entry = Entry {
             about: "260 units over the 88 keys of each quarter note, each key for itself: \
                     295,968 weights, for the likelihood table of JSB chorales",
             settings: r#"{"model": {"encoding": "pianoroll-quarter", "conditions": "keys",
-                "head": "bernoulli", "hidden": 260, "layers": 1, "dropout": 0.6},
-                "train": {"steps": 3000, "batch": 8, "window": 1024, "lr": 0.004, "clip": 1,
-                "weight_decay": 0.1, "valid_every": 100, "save_every": 500,
+                "head": "bernoulli", "hidden": 260, "layers": 1, "dropout": 0.5},
+                "train": {"steps": 5000, "batch": 8, "window": 1024, "lr": 0.004, "clip": 1,
+                "schedule": "cosine", "weight_decay": 0.1, "valid_every": 100, "save_every": 500,
                 "patience": 10},
                 "data": {"source": "chorales-quarter"}}"#,
         },
