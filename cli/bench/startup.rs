@@ -15,17 +15,12 @@ use crate::error::{Error, Result};
 use crate::memory::memory_mb;
 
 enum Shape {
-    /// The bare process: what PyTorch's `python` and `import` are the floor of.
-    Bare,
-    Lstm {
-        vocab: usize,
-        hidden: usize,
-        layers: usize,
-    },
+    Lstm { vocab: usize, hidden: usize, layers: usize },
     Transformer(TransformerConfig, usize),
 }
 
-fn read(case: &Case) -> Result<Shape> {
+/// The network of a case; none for the bare process, what PyTorch's `python` and `import` are the floor of.
+fn read(case: &Case) -> Result<Option<Shape>> {
     match case.word("kind", &["python", "import", "lstm", "transformer"], true)? {
         "lstm" => {
             case.only(&["kind", "vocab", "hidden", "layers"])?;
@@ -33,13 +28,13 @@ fn read(case: &Case) -> Result<Shape> {
             let (vocab, hidden) = shape;
             let layers = case.count("layers", 64)?;
             case.holds(4 * hidden * (vocab + hidden) + (layers - 1) * 8 * hidden * hidden)?;
-            Ok(Shape::Lstm { vocab, hidden, layers })
+            Ok(Some(Shape::Lstm { vocab, hidden, layers }))
         }
         "transformer" => {
             let (config, vocab) = super::transformer::read_startup(case)?;
-            Ok(Shape::Transformer(config, vocab))
+            Ok(Some(Shape::Transformer(config, vocab)))
         }
-        _ => case.only(&["kind"]).map(|()| Shape::Bare),
+        _ => case.only(&["kind"]).map(|()| None),
     }
 }
 
@@ -84,15 +79,14 @@ pub fn run(case: &Case, options: &Options, sink: &mut Sink) -> Result<()> {
 /// What the fresh process does: makes the network, samples one event, prints it and the MiB used.
 pub fn first_event(case: &Case, threads: usize) -> Result<()> {
     match read(case)? {
-        Shape::Bare => say(""),
-        shape => Pool::new(threads).map_err(Error::failed)?.run(|| sample(shape)),
+        None => say(""),
+        Some(shape) => Pool::new(threads).map_err(Error::failed)?.run(|| sample(shape)),
     }
 }
 
 fn sample(shape: Shape) -> Result<()> {
     let failed = |e: etude_models::Error| Error::failed(format!("startup: {e}"));
     let (model, vocab): (Box<dyn Model>, usize) = match shape {
-        Shape::Bare => return say(""),
         Shape::Transformer(config, vocab) => {
             (Box::new(Transformer::new(config, vocab, vocab, 0).map_err(failed)?), vocab)
         }

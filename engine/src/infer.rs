@@ -12,12 +12,12 @@ use etude_kernels::elementwise::{Unary, unary_forward};
 use etude_kernels::embedding::NO_ID;
 use etude_kernels::gemm::MatRef;
 use etude_kernels::norm::layer_norm_forward;
-use etude_kernels::recurrent::attend_forward;
 use etude_kernels::step::{StepInput, StepStack, StepWeights};
 use etude_kernels::stream::{self, Precision};
 use rows::{Layer, Weight};
 
 pub use cache::{KeyValueCache, RelativeStep};
+pub use etude_kernels::recurrent::attend_forward as attend_row;
 pub use etude_kernels::step::Cell;
 
 use crate::error::{Error, Result};
@@ -421,23 +421,4 @@ pub fn activation_row(f: Activation, x: &[f32], y: &mut [f32]) {
 /// If the lengths differ.
 pub fn exp(x: &[f32], y: &mut [f32]) {
     unary_forward(Unary::Exp, x, y);
-}
-
-/// Looks at some outputs with one query: `found = sum over i of softmax(v . tanh(keys_i + query)) values_i`.
-///
-/// # Shapes
-/// `query`, `v`, `found` `[hidden]`; `keys`, `values` `[length, hidden]`; `shares` `[length]`, the
-/// softmax.
-///
-/// # Panics
-/// If the lengths do not fit.
-pub fn attend_row(
-    query: &[f32],
-    keys: &[f32],
-    values: &[f32],
-    v: &[f32],
-    shares: &mut [f32],
-    found: &mut [f32],
-) {
-    attend_forward(query, keys, values, v, shares, found);
 }

@@ -290,14 +290,6 @@ impl Tensor {
         self.0.storage.cpu()
     }
 
-    /// The numbers, if they lie one after the other in memory.
-    pub fn as_contiguous(&self) -> Option<&[f32]> {
-        match self.compact() {
-            Compact::Borrowed(numbers) => Some(numbers),
-            Compact::Copied(_) => None,
-        }
-    }
-
     pub(crate) fn compact(&self) -> Compact<'_> {
         let layout = &self.0.layout;
         if layout.is_contiguous() {

@@ -112,6 +112,13 @@ pub struct Part {
     pub flops_per_token: u64,
 }
 
+impl Part {
+    /// A part of so many `parameters`, which makes so many multiply-adds for one token.
+    pub(crate) fn new(name: String, about: String, parameters: u64, multiplies: u64) -> Part {
+        Part { name, about, parameters, flops_per_token: 2 * multiplies }
+    }
+}
+
 /// Writes one token after the other, for one piece.
 pub trait Generator: Send {
     /// Forgets the piece: states back to zero.

@@ -2,7 +2,7 @@
 //! bass that follows its tune.
 #![cfg(feature = "train")]
 
-use etude_engine::{Module, NO_ID, Rng};
+use etude_engine::{NO_ID, Rng};
 use etude_models::config;
 use etude_models::data::{Batch, Conditions, Dataset, Scores};
 use etude_models::evaluate::{likelihood, written_likelihood};
@@ -16,6 +16,7 @@ use etude_tokenizer::{Encoding, Events, Meter, Note, Pair, Score, Tempo, Track};
 
 #[path = "../../tests/support/folder.rs"]
 mod folder;
+mod support;
 
 use folder::Folder;
 
@@ -134,36 +135,7 @@ fn a_generator_goes_back_to_where_it_was_but_not_into_the_melody() {
 fn gradients_agree_with_differences() {
     let mut model = network(16, 2);
     let batch = batch_of(&[(sequence(4, 8, 1), 4), (sequence(7, 3, 2), 7)]);
-    let grads = model.loss(&batch, None).unwrap().backward().unwrap();
-    let mut analytic = Vec::new();
-    model.visit(&mut |p| {
-        let d = grads.get(&p.value).expect("every weight has a gradient");
-        analytic.push((p.name.clone(), d.to_vec()));
-    });
-    for (name, d) in &analytic {
-        for place in [0, d.len() / 2, d.len() - 1] {
-            let by = 4e-3;
-            let mut value = |by: f32| {
-                let change = |model: &mut Seq2Seq, by: f32| {
-                    model.visit_mut(&mut |p| {
-                        if p.name == *name {
-                            p.update(|w| w[place] += by);
-                        }
-                    });
-                };
-                change(&mut model, by);
-                let loss = f64::from(model.loss(&batch, None).unwrap().item().unwrap());
-                change(&mut model, -by);
-                loss
-            };
-            let difference = (value(by) - value(-by)) / (2.0 * f64::from(by));
-            // As for the decoder alone: 1e-4 from rounding, by^2 = 1.6e-5 times a third derivative that
-            // a norm of small numbers may make some tens.
-            let off = (difference - f64::from(d[place])).abs();
-            let allowed = 5e-4 + 1e-2 * difference.abs();
-            assert!(off < allowed, "{name}[{place}]: {difference}, {}", d[place]);
-        }
-    }
+    support::check_gradients(&mut model, &batch, "");
 }
 
 #[test]

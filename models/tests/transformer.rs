@@ -8,6 +8,8 @@ use etude_models::transformer::{Positions, Transformer, TransformerConfig};
 use etude_models::{Generator, Model, Precision, config};
 use etude_tokenizer::Meter;
 
+mod support;
+
 const FOUR: Meter = Meter { tick: 0, numerator: 4, denominator: 4 };
 
 fn piece(length: usize, vocab: u32, conditions: Conditions, seed: u64) -> Piece {
@@ -230,36 +232,7 @@ fn gradients_agree_with_differences() {
         let mut model = Transformer::new(sizes, 7, 7, 2).unwrap();
         let piece = piece(12, 7, Conditions::None, 4);
         let batch = Batch::new(&[(&piece, 0)], 12);
-        let grads = model.loss(&batch, None).unwrap().backward().unwrap();
-        let mut analytic = Vec::new();
-        model.visit(&mut |p| {
-            let d = grads.get(&p.value).expect("every weight has a gradient");
-            analytic.push((p.name.clone(), d.to_vec()));
-        });
-        for (name, d) in &analytic {
-            for place in [0, d.len() / 2, d.len() - 1] {
-                let by = 4e-3;
-                let mut value = |by: f32| {
-                    let change = |model: &mut Transformer, by: f32| {
-                        model.visit_mut(&mut |p| {
-                            if p.name == *name {
-                                p.update(|w| w[place] += by);
-                            }
-                        });
-                    };
-                    change(&mut model, by);
-                    let loss = f64::from(model.loss(&batch, None).unwrap().item().unwrap());
-                    change(&mut model, -by);
-                    loss
-                };
-                let difference = (value(by) - value(-by)) / (2.0 * f64::from(by));
-                // Loss about 2 known to 2e-7 or so: 1e-4 from rounding; by^2 = 1.6e-5 times a third
-                // derivative that a norm of small numbers may make some tens.
-                let off = (difference - f64::from(d[place])).abs();
-                let allowed = 5e-4 + 1e-2 * difference.abs();
-                assert!(off < allowed, "kind {at} {name}[{place}]: {difference}, {}", d[place]);
-            }
-        }
+        support::check_gradients(&mut model, &batch, &format!("kind {at}"));
     }
 }
 

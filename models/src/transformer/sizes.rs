@@ -258,18 +258,12 @@ impl Network for TransformerConfig {
 pub(super) fn parts(net: &Transformer) -> Vec<Part> {
     let (d, ff) = (net.config.hidden as u64, net.config.ff as u64);
     let count = |p: &dyn Module| p.parameter_count() as u64;
-    let part = |name: String, about: String, parameters, multiplies: u64| Part {
-        name,
-        about,
-        parameters,
-        flops_per_token: 2 * multiplies,
-    };
     let table = count(&net.embedding);
     let about = format!("a vector of {d} for each input row, and for the start");
-    let mut parts = vec![part("embedding".into(), about, table, 0)];
+    let mut parts = vec![Part::new("embedding".into(), about, table, 0)];
     if let Some(table) = &net.positions {
         let about = format!("a vector of {d} for each place");
-        parts.push(part("positions".into(), about, count(table), 0));
+        parts.push(Part::new("positions".into(), about, count(table), 0));
     }
     let mask = net.config.mask(usize::MAX);
     let seen = match mask {
@@ -283,14 +277,14 @@ pub(super) fn parts(net: &Transformer) -> Vec<Part> {
         let er = b.er.as_ref().map_or(0, |er| er.value.len() as u64);
         let weights = count(&b.qkv) + count(&b.proj) + count(&b.norm1) + er;
         let about = format!("{} heads of {} over {seen}", net.config.heads, net.config.head_dim());
-        parts.push(part(format!("attention.{l}"), about, weights, 4 * d * d + looking));
+        parts.push(Part::new(format!("attention.{l}"), about, weights, 4 * d * d + looking));
         let weights = count(&b.up) + count(&b.down) + count(&b.norm2);
         let about = format!("[{d}] -> [{ff}] -> [{d}]");
-        parts.push(part(format!("ff.{l}"), about, weights, 2 * d * ff));
+        parts.push(Part::new(format!("ff.{l}"), about, weights, 2 * d * ff));
     }
     let weights =
         net.out.as_ref().map_or(0, |p| count(p)) + net.norm.as_ref().map_or(0, |n| count(n));
     let about = format!("softmax(W_out x), [{d}] -> [{}]", net.vocab);
-    parts.push(part("out".into(), about, weights, d * net.vocab as u64));
+    parts.push(Part::new("out".into(), about, weights, d * net.vocab as u64));
     parts
 }

@@ -87,8 +87,8 @@ impl TransformerGenerator {
             Positions::Sinusoidal => sinusoid(place, x),
             Positions::Learned => {
                 let at = place % self.config.context * d;
-                let table = self.positions.as_ref().and_then(Tensor::as_contiguous);
-                x.copy_from_slice(&table.unwrap_or_default()[at..at + d]);
+                let table = self.positions.as_ref().map(Tensor::values).unwrap_or_default();
+                x.copy_from_slice(&table[at..at + d]);
             }
             _ => x.fill(0.0),
         }

@@ -87,38 +87,36 @@ impl Seq2Seq {
         let sizes = &self.encoder.sizes;
         let (d, ff) = (sizes.hidden as u64, sizes.ff as u64);
         let count = |p: &dyn Module| p.parameter_count() as u64;
-        let part = |name: String, about: String, parameters, multiplies: u64| Part {
-            name,
-            about,
-            parameters,
-            flops_per_token: 2 * multiplies,
-        };
         let heads = format!("{} heads of {}", sizes.heads, sizes.head_dim());
         let feed = format!("[{d}] -> [{ff}] -> [{d}]");
         // On average a query of a whole context sees half of it; the melody may be as long.
         let half = (sizes.reach() as u64).div_ceil(2);
         let rows = self.encoder.embedding.value.len() as u64;
-        let mut all =
-            vec![part("embedding".into(), format!("a vector of {d} for each input row"), rows, 0)];
+        let mut all = vec![Part::new(
+            "embedding".into(),
+            format!("a vector of {d} for each input row"),
+            rows,
+            0,
+        )];
         for (l, (own, ff_of)) in self.encoder.blocks.iter().enumerate() {
             let about = format!("{heads} over the melody");
             let work = 4 * d * d + 4 * d * half;
-            all.push(part(format!("encoder.{l}.self"), about, count(own), work));
-            all.push(part(format!("encoder.{l}.ff"), feed.clone(), count(ff_of), 2 * d * ff));
+            all.push(Part::new(format!("encoder.{l}.self"), about, count(own), work));
+            all.push(Part::new(format!("encoder.{l}.ff"), feed.clone(), count(ff_of), 2 * d * ff));
         }
         for (l, (own, cross, ff_of)) in self.blocks.iter().enumerate() {
             let about = format!("{heads} over the last {} tokens", sizes.reach());
             let work = 4 * d * d + 3 * d * half;
-            all.push(part(format!("decoder.{l}.self"), about, count(own), work));
+            all.push(Part::new(format!("decoder.{l}.self"), about, count(own), work));
             let about = format!("{heads} over the melody");
             let work = 2 * d * d + 4 * d * half;
-            all.push(part(format!("decoder.{l}.cross"), about, count(cross), work));
-            all.push(part(format!("decoder.{l}.ff"), feed.clone(), count(ff_of), 2 * d * ff));
+            all.push(Part::new(format!("decoder.{l}.cross"), about, count(cross), work));
+            all.push(Part::new(format!("decoder.{l}.ff"), feed.clone(), count(ff_of), 2 * d * ff));
         }
         let vocab = self.out.value.shape()[0] as u64;
         let weights = vocab * d + count(&self.norm) + count(&self.encoder.norm);
         let about = format!("softmax(W_out y), [{d}] -> [{vocab}]");
-        all.push(part("out".into(), about, weights, d * vocab));
+        all.push(Part::new("out".into(), about, weights, d * vocab));
         all
     }
 }

@@ -1,30 +1,12 @@
 //! Encoder and decoder one token at a time: the melody is gathered until it ends; then the encoder runs
 //! once, and keys and values of what it says stay for all tokens of the decoder.
 
+use super::super::block_step::NormStep;
 use super::{Encoder, Feed, Look, Pass, Seq2Seq};
-use crate::layers::{Linear, NORM_EPS, Norm, add, add_rows};
+use crate::layers::{Linear, add, add_rows};
 use crate::{Error, Generator, Precision, Result};
 use etude_engine::{KeyValueCache, LinearStep, Mask, NO_ID, RelativeStep, no_grad};
-use etude_engine::{activation_row, layer_norm_row, read_in_turn};
-
-/// A norm and the row that it makes.
-struct NormStep {
-    weight: Vec<f32>,
-    bias: Vec<f32>,
-    y: Vec<f32>,
-}
-
-impl NormStep {
-    fn new(norm: &Norm) -> NormStep {
-        let (weight, bias) = (norm.weight.value.to_vec(), norm.bias.value.to_vec());
-        NormStep { y: vec![0.0; weight.len()], weight, bias }
-    }
-
-    fn apply(&mut self, x: &[f32]) -> &[f32] {
-        layer_norm_row(x, &self.weight, &self.bias, NORM_EPS, &mut self.y);
-        &self.y
-    }
-}
+use etude_engine::{activation_row, read_in_turn};
 
 /// Attention to what is kept: the tokens before, or the melody.
 struct LookStep {
@@ -41,6 +23,8 @@ struct LookStep {
 struct Room {
     /// The stream of this token.
     x: Vec<f32>,
+    /// What a norm makes of it.
+    y: Vec<f32>,
     q: Vec<f32>,
     /// What the heads found.
     a: Vec<f32>,
@@ -103,7 +87,8 @@ impl LookStep {
             return Err(Error::Data { why: "no melody was read".into() });
         };
         let d = room.x.len();
-        let y = self.norm.apply(&room.x);
+        let y = &mut room.y;
+        self.norm.apply(&room.x, y);
         room.q.copy_from_slice(self.q.apply(y)?);
         let mut mask = Mask::Full;
         if let Some(kv) = &mut self.kv {
@@ -145,7 +130,8 @@ impl Seq2Seq {
         read_in_turn(blocks.iter_mut().flat_map(BlockStep::linears).chain([&mut out]));
         let mut embedding = encoder.embedding.value.to_vec();
         embedding.iter_mut().for_each(|x| *x *= encoder.input_scale());
-        let room = Room { x: vec![0.0; d], q: vec![0.0; d], a: vec![0.0; d], h: vec![0.0; ff] };
+        let [x, y, q, a] = [(); 4].map(|()| vec![0.0; d]);
+        let room = Room { x, y, q, a, h: vec![0.0; ff] };
         Ok(Seq2SeqGenerator {
             kv: self.blocks.iter().map(|(_, cross, _)| cross.kv.clone()).collect(),
             embedding,
@@ -238,11 +224,13 @@ impl Generator for Seq2SeqGenerator {
         for block in &mut self.blocks {
             block.own.step(&mut self.room, reach)?;
             block.cross.step(&mut self.room, reach)?;
-            let up = block.up.apply(block.norm.apply(&self.room.x))?;
-            activation_row(self.encoder.sizes.activation, up, &mut self.room.h);
-            add(&mut self.room.x, block.down.apply(&self.room.h)?);
+            let Room { x, y, h, .. } = &mut self.room;
+            block.norm.apply(x, y);
+            activation_row(self.encoder.sizes.activation, block.up.apply(y)?, h);
+            add(x, block.down.apply(h)?);
         }
         self.place += 1;
-        self.out.apply(self.norm.apply(&self.room.x)).map_err(Error::from)
+        self.norm.apply(&self.room.x, &mut self.room.y);
+        self.out.apply(&self.room.y).map_err(Error::from)
     }
 }
